@@ -1,0 +1,85 @@
+"""What a GPU can do: peak rates, memory, and the fitted constants of the kernel model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sim.spec.quantity import Bytes, BytesPerSecond, Count, FlopPerSecond, Fraction, Seconds, Spec, Watts
+
+NumberFormat = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4"]
+
+
+class GemmConstants(Spec):
+    """Constants of the GEMM model in `sim.cost.gemm`.
+
+    `flop_frac` is the share of the dense peak that a large GEMM reaches in a short burst, `in_run_frac` the share of
+    that which is left at the sustained clock of a training run, `hbm_frac` the share of the HBM rate of a
+    memory-bound GEMM, and a reduction of length k runs at k / (k + k_half) of the rate.
+    """
+
+    flop_frac: Fraction
+    in_run_frac: Fraction
+    hbm_frac: Fraction
+    k_half: Annotated[float, Field(ge=0)]
+    launch_s: Seconds = Field(alias="launch")
+
+
+class AttentionConstants(Spec):
+    """Constants of the fused-attention model in `sim.cost.attention`: a sequence of s runs at s / (s + s_half) of
+    `forward_flop_frac` (or `backward_flop_frac`) of the dense peak."""
+
+    forward_flop_frac: Fraction
+    backward_flop_frac: Fraction
+    s_half: Annotated[float, Field(ge=0)]
+    launch_s: Seconds = Field(alias="launch")
+
+
+class StreamConstants(Spec):
+    """Constants of kernels that are bound by memory: bytes / (hbm_frac x HBM) + launch."""
+
+    hbm_frac: Fraction
+    launch_s: Seconds = Field(alias="launch")
+
+
+class Gpu(Spec):
+    """One accelerator. Every number has a line in `sources`; those that nobody measured are named in `estimated`."""
+
+    name: str
+    peak_flop_per_s: dict[NumberFormat, FlopPerSecond] = Field(alias="peak")
+    memory_bytes: Bytes = Field(alias="memory")
+    hbm_bytes_per_s: BytesPerSecond = Field(alias="hbm")
+    num_sms: Count
+    tdp_w: Watts = Field(alias="tdp")
+    gemm: GemmConstants
+    attention: AttentionConstants
+    memory_bound: StreamConstants
+    sources: dict[str, str]
+    estimated: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _every_number_has_a_source(self) -> Gpu:
+        keys = set(numbers(self))
+        missing = sorted(keys - set(self.sources))
+        if missing:
+            raise ValueError(f"no source for {', '.join(missing)}")
+        unknown = sorted((set(self.sources) | set(self.estimated)) - keys)
+        if unknown:
+            raise ValueError(f"sources or estimated name no number of this GPU: {', '.join(unknown)}")
+        return self
+
+
+def numbers(gpu: Gpu) -> dict[str, float]:
+    """Every number of the entry by the dotted key of its file: `peak.bf16`, `memory`, `gemm.flop_frac`."""
+    found: dict[str, float] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        elif isinstance(value, (int, float)):
+            found[prefix] = value
+
+    walk("", gpu.model_dump(by_alias=True, exclude={"sources", "estimated", "name"}))
+    return found

@@ -1,0 +1,152 @@
+"""How the model is split over ranks. The only owner of rank arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sim.spec.quantity import Count, Spec
+
+Ints = NDArray[np.int64]
+
+AXES = ("tp", "cp", "ep", "dp", "pp")
+
+
+class StageLayers(Spec):
+    """Layers on the first and the last virtual stage; the others share the rest evenly."""
+
+    first: Annotated[int, Field(ge=0, strict=True)]
+    last: Annotated[int, Field(ge=0, strict=True)]
+
+
+class Layout(Spec):
+    """Parallel axes and what goes with them. GPUs = tp x cp x dp x pp = etp x ep x edp x pp."""
+
+    tp: Count = 1
+    sequence_parallel: bool = False
+    cp: Count = 1
+    ep: Count = 1
+    etp: Count = 1
+    dp: Count | None = None
+    pp: Count = 1
+    vpp: Count = 1
+    zero: Literal[0, 1, 2, 3] = 0
+    schedule: str
+    order: str = "tp-cp-ep-dp-pp"
+    stage_layers: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | StageLayers | None = None
+
+
+def axis_sizes(layout: Layout) -> dict[str, int]:
+    """Size of each attention axis: tp, cp, dp, pp. `dp` must be resolved."""
+    assert layout.dp is not None
+    return {"tp": layout.tp, "cp": layout.cp, "dp": layout.dp, "pp": layout.pp}
+
+
+def num_ranks(layout: Layout) -> int:
+    """tp x cp x dp x pp."""
+    return math.prod(axis_sizes(layout).values())
+
+
+def edp(layout: Layout) -> int:
+    """Replicas of an expert: tp x cp x dp / (etp x ep)."""
+    return num_ranks(layout) // (layout.pp * layout.etp * layout.ep)
+
+
+def _grid(layout: Layout, sizes: dict[str, int]) -> tuple[list[str], Ints]:
+    """Axes from the outermost to the innermost, and the ranks as an array with one dimension for each axis."""
+    axes = [axis for axis in reversed(layout.order.split("-")) if axis in sizes]
+    ranks = np.arange(math.prod(sizes.values()), dtype=np.int64)
+    return axes, ranks.reshape([sizes[axis] for axis in axes])
+
+
+def _groups(axes: list[str], grid: Ints, along: Sequence[str]) -> Ints:
+    """Ranks that differ only in the axes `along`: (groups, members), members ordered with the first axis innermost."""
+    inner = [axes.index(axis) for axis in reversed(along)]
+    outer = [index for index in range(len(axes)) if index not in inner]
+    size = math.prod(grid.shape[index] for index in inner)
+    return grid.transpose(outer + inner).reshape(-1, size)
+
+
+def groups(layout: Layout, axis: str) -> Ints:
+    """Communication groups of an axis: ranks as (groups, members), members ordered by their coordinate.
+
+    tp, cp, dp, pp vary one attention axis; `dp_cp` both (gradients of dense parameters are reduced over it), `model`
+    tp and pp, `world` all. ep, etp, edp vary one expert axis: the ranks of a pipeline stage, in their order within the
+    layout, are cut into etp (innermost) x ep x edp.
+
+    >>> layout = Layout(tp=2, dp=2, pp=2, schedule="1f1b")
+    >>> groups(layout, "dp").tolist()
+    [[0, 2], [1, 3], [4, 6], [5, 7]]
+    """
+    sizes = axis_sizes(layout)
+    axes, grid = _grid(layout, sizes)
+    match axis:
+        case "world":
+            return np.arange(num_ranks(layout), dtype=np.int64).reshape(1, -1)
+        case "dp_cp":
+            return _groups(axes, grid, ["cp", "dp"])
+        case "model":
+            return _groups(axes, grid, ["tp", "pp"])
+        case "etp" | "ep" | "edp":
+            within_stage = _groups(axes, grid, [name for name in reversed(axes) if name != "pp"])
+            experts = within_stage.reshape(layout.pp, edp(layout), layout.ep, layout.etp)
+            return _groups(["pp", "edp", "ep", "etp"], experts, [axis])
+        case _:
+            return _groups(axes, grid, [axis])
+
+
+def pp_ranks(layout: Layout) -> Ints:
+    """Pipeline coordinate of every rank: (ranks,)."""
+    members = groups(layout, "pp")
+    coordinate = np.empty(num_ranks(layout), dtype=np.int64)
+    coordinate[members] = np.arange(layout.pp)
+    return coordinate
+
+
+def num_stages(layout: Layout) -> int:
+    """Virtual stages: pp x vpp. Stage s lives on pipeline rank s % pp as its chunk s // pp."""
+    return layout.pp * layout.vpp
+
+
+def layers_of_stages(layout: Layout, num_layers: int) -> tuple[range, ...]:
+    """Layers of each virtual stage, in order.
+
+    Raises ValueError, with the equation, where the layers cannot be divided as the layout says.
+
+    >>> layers_of_stages(Layout(pp=4, schedule="1f1b", stage_layers=StageLayers(first=1, last=1)), 6)
+    (range(0, 1), range(1, 3), range(3, 5), range(5, 6))
+    """
+    stages = num_stages(layout)
+    given = layout.stage_layers
+    match given:
+        case None:
+            counts = _even(num_layers, stages, f"{num_layers} layers over pp * vpp = {layout.pp} * {layout.vpp}")
+        case StageLayers(first=first, last=last):
+            rest = num_layers - first - last
+            if stages < 2 or rest < 0:
+                raise ValueError(f"first {first} and last {last} of {num_layers} layers need two stages or more")
+            inner = _even(rest, stages - 2, f"{num_layers} - {first} - {last} = {rest} layers over the {stages} - 2")
+            counts = [first, *inner, last]
+        case _:
+            counts = list(given)
+            if len(counts) != stages or sum(counts) != num_layers:
+                raise ValueError(
+                    f"{len(counts)} entries with {sum(counts)} layers in all, but pp * vpp = {layout.pp} * "
+                    f"{layout.vpp} = {stages} stages and {num_layers} layers"
+                )
+    ends = list(itertools.accumulate(counts, initial=0))
+    return tuple(range(start, end) for start, end in itertools.pairwise(ends))
+
+
+def _even(num_layers: int, stages: int, what: str) -> list[int]:
+    if stages == 0 and num_layers == 0:
+        return []
+    if stages == 0 or num_layers % stages:
+        raise ValueError(f"{what} = {stages} stages do not divide evenly; give layout.stage_layers")
+    return [num_layers // stages] * stages

@@ -1,0 +1,40 @@
+"""Field types that read a human unit from a file and hold SI inside."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from sim import units
+
+
+class Spec(BaseModel):
+    """Something that a file describes: frozen, unknown keys refused, read by the file's key or the field's name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+def _reader(dimension: str) -> BeforeValidator:
+    def read(value: Any) -> float:
+        return units.parse(value, dimension)
+
+    return BeforeValidator(read)
+
+
+def _schema(dimension: str) -> WithJsonSchema:
+    description = f"a value with its unit ({units.EXAMPLES[dimension]}); a bare number is in {dimension}"
+    return WithJsonSchema({"type": ["string", "number"], "description": description})
+
+
+def _quantity(dimension: str) -> Any:
+    return Annotated[float, _reader(dimension), Field(gt=0, allow_inf_nan=False), _schema(dimension)]
+
+
+Bytes = _quantity("bytes")
+BytesPerSecond = _quantity("bytes/s")
+Seconds = Annotated[float, _reader("s"), Field(ge=0, allow_inf_nan=False), _schema("s")]
+FlopPerSecond = _quantity("FLOP/s")
+Watts = _quantity("W")
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]
