@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from typing import Protocol
 
+from sim.errors import SimError
 from sim.registry import Registry
 
 
@@ -58,3 +61,72 @@ class Schedule(Protocol):
 
 
 SCHEDULES: Registry[Schedule] = Registry("schedule", "sim.program.schedules")
+
+
+RELEASES = frozenset({Kind.B, Kind.W})
+"""Kinds after which nothing that the forward pass kept is needed any more."""
+
+_TOKEN = re.compile(r"(\d+)([FBIW])(\d+)", re.ASCII)
+
+
+def grid(table: Table, marked: Container[tuple[int, int]] = ()) -> str:
+    """The table as text: one line for each rank, `0F0` for each action, `>0F0<` at the `marked` (rank, position).
+
+    >>> print(grid(from_text("0F0 0F1 0B0 0B1"), {(0, 1)}))
+    0F0 >0F1< 0B0 0B1
+    """
+    tokens = [
+        [f">{action}<" if (rank, position) in marked else str(action) for position, action in enumerate(row)]
+        for rank, row in enumerate(table)
+    ]
+    widths = [max(len(row[position]) for row in tokens if position < len(row)) for position in range(_longest(tokens))]
+    lines = [" ".join(token.ljust(width) for token, width in zip(row, widths, strict=False)) for row in tokens]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _longest(rows: list[list[str]]) -> int:
+    return max((len(row) for row in rows), default=0)
+
+
+def from_text(text: str) -> Table:
+    """The table that `grid` wrote. Empty lines and lines that start with # are left out.
+
+    Raises SimError, naming line and token, where a token is no action.
+    """
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            rows.append(tuple(_action(token, number) for token in line.split()))
+    return tuple(rows)
+
+
+def _action(token: str, line: int) -> Action:
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        raise SimError(
+            f"line {line}: no action (got {token!r}, allowed <stage><F, B, I or W><micro-batch> such as 0F0)"
+        )
+    stage, kind, microbatch = match.groups()
+    return Action(int(stage), Kind(kind), int(microbatch))
+
+
+def in_flight(table: Table) -> tuple[int, ...]:
+    """Most (stage, micro-batch) pairs whose activations each rank holds at once.
+
+    They are held from F to the end of B, or of W where the backward pass is split.
+
+    >>> in_flight(from_text("0F0 0F1 0B0 0B1"))
+    (2,)
+    """
+    return tuple(_most_held(row) for row in table)
+
+
+def _most_held(row: tuple[Action, ...]) -> int:
+    held = most = 0
+    for action in row:
+        if action.kind is Kind.F:
+            held += 1
+            most = max(most, held)
+        elif action.kind in RELEASES:
+            held -= 1
+    return most

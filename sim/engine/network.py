@@ -1,0 +1,189 @@
+"""The shared network: flows that run, their rates, and what they have moved.
+
+A flow that shares no link with another stream's traffic never comes here: its time is fixed. The others pay their
+latency first and then move at the rate of a max-min fair share, which is settled once per instant, and only for the
+flows that are joined, link by link, to one that started or ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from sim.engine.sharing import fair_rates
+from sim.program.flows import CONTROL_BYTES, Flows
+from sim.program.program import Program
+from sim.spec.topology import Floats, Ints
+
+SETTLE = 2
+"""SimPy priority after all ordinary events of an instant."""
+
+SAME_INSTANT = 1e-12
+"""Flows that end within this relative time of each other end together."""
+
+
+def lone_rates(flows: Flows) -> Floats:
+    """Progress/s of each flow when nothing else runs."""
+    rate = np.full(len(flows), np.inf)
+    np.minimum.at(rate, flows.row_flow, flows.link_bytes_per_s[flows.row_link] / flows.row_load)
+    return rate
+
+
+def heavy_flows(program: Program) -> NDArray[np.bool_]:
+    """Flows that carry more than control messages."""
+    heavy = np.zeros(len(program.flows), dtype=bool)
+    moves = program.flow >= 0
+    nbytes = np.array([getattr(payload, "nbytes", 0.0) for payload in program.payloads])[program.payload[moves]]
+    heavy[program.flow[moves][nbytes > CONTROL_BYTES]] = True
+    return heavy
+
+
+def rivals(flows: Flows, heavy: NDArray[np.bool_]) -> list[tuple[int, ...]]:
+    """For each flow, the flows that it may meet on a link: they share one, and no stream of a rank orders them."""
+    names = {kind.stream: index for index, kind in reversed(list(enumerate(flows.types)))}
+    stream = np.array([names[kind.stream] for kind in flows.types], dtype=np.int64)
+    owner = np.full(len(flows), np.iinfo(np.int64).max)
+    senders = flows.member_role == 0
+    np.minimum.at(owner, flows.member_flow[senders], flows.member_rank[senders])
+    channel = np.unique(np.stack([stream[flows.type], owner], axis=1), axis=0, return_inverse=True)[1].ravel()
+    rows = heavy[flows.row_flow]
+    row_flow, row_link = flows.row_flow[rows], flows.row_link[rows]
+    pairs = np.unique(np.stack([row_link, channel[row_flow]], axis=1), axis=0)
+    channels_on_link = np.bincount(pairs[:, 0], minlength=len(flows.link_bytes_per_s))
+    contended = channels_on_link[row_link] > 1
+    on_link: dict[int, list[int]] = {}
+    for link, flow in zip(row_link[contended].tolist(), row_flow[contended].tolist(), strict=True):
+        on_link.setdefault(link, []).append(flow)
+    met: list[set[int]] = [set() for _ in range(len(flows))]
+    for together in on_link.values():
+        for flow in together:
+            met[flow].update(other for other in together if channel[other] != channel[flow])
+    return [tuple(sorted(others)) for others in met]
+
+
+class SharedNetwork:
+    """Links under the flows that run on them at the moment."""
+
+    def __init__(self, env: simpy.Environment, flows: Flows, rivals_of: list[tuple[int, ...]]) -> None:
+        self.env = env
+        self.flows = flows
+        self.rivals_of = [frozenset(others) for others in rivals_of]
+        self.ordered_rivals = rivals_of
+        self.lone = lone_rates(flows).tolist()
+        self.rows_of = _rows_by_flow(flows)
+        self.running: set[int] = set()
+        self.remaining: dict[int, float] = {}
+        self.rate: dict[int, float] = {}
+        self.since: dict[int, float] = {}
+        self.done: dict[int, Callable[[], None]] = {}
+        self.version: dict[int, int] = {}
+        self.moved = np.zeros(len(flows))
+        self.settlements = 0
+        self._dirty: list[int] = []
+
+    def start(self, flow: int, work: float, done: Callable[[], None]) -> None:
+        """A flow has paid its latency and starts to move `work` units of progress."""
+        self.remaining[flow] = work
+        self.since[flow] = self.env.now
+        self.done[flow] = done
+        self.version[flow] = self.version.get(flow, 0) + 1
+        is_alone = self.running.isdisjoint(self.rivals_of[flow])
+        self.running.add(flow)
+        if is_alone:
+            self.rate[flow] = self.lone[flow]
+            self._schedule_end(flow)
+        else:
+            self.rate[flow] = 0.0
+            self._disturb(flow)
+
+    def _disturb(self, flow: int) -> None:
+        """What is joined to `flow` must be settled at the end of this instant."""
+        if not self._dirty:
+            event = simpy.Event(self.env)
+            event._ok, event._value = True, None  # noqa: SLF001 - an already triggered event saves a second one
+            event.callbacks.append(self._settle)
+            self.env.schedule(event, priority=SETTLE)
+        self._dirty.append(flow)
+
+    def _advance(self, flow: int) -> None:
+        now = self.env.now
+        moved = min(self.rate[flow] * (now - self.since[flow]), self.remaining[flow])
+        self.remaining[flow] -= moved
+        self.moved[flow] += moved
+        self.since[flow] = now
+
+    def _schedule_end(self, flow: int) -> None:
+        event = simpy.Event(self.env)
+        event._ok, event._value = True, (flow, self.version[flow])  # noqa: SLF001 - as above
+        event.callbacks.append(self._end)
+        self.env.schedule(event, delay=self.remaining[flow] / self.rate[flow])
+
+    def _end(self, event: simpy.Event) -> None:
+        flow, version = event._value  # noqa: SLF001 - as above
+        if self.version[flow] != version or flow not in self.running:
+            return
+        ended = [flow]
+        now = self.env.now
+        for other in self.ordered_rivals[flow]:
+            if other in self.running and self.rate[other] > 0:
+                end = self.since[other] + self.remaining[other] / self.rate[other]
+                if end <= now * (1 + SAME_INSTANT):
+                    ended.append(other)
+        for each in ended:
+            self.moved[each] += self.remaining[each]
+            self.remaining[each] = 0.0
+            self.running.remove(each)
+        for each in ended:
+            if not self.running.isdisjoint(self.rivals_of[each]):
+                self._disturb(each)
+        for each in ended:
+            self.done.pop(each)()
+
+    def _joined(self) -> list[int]:
+        """Running flows that are joined to a disturbed one through shared links."""
+        found: list[int] = []
+        seen: set[int] = set()
+        stack = list(reversed(self._dirty))
+        while stack:
+            flow = stack.pop()
+            if flow in seen:
+                continue
+            seen.add(flow)
+            if flow in self.running:
+                found.append(flow)
+            stack += [other for other in self.ordered_rivals[flow] if other in self.running and other not in seen]
+        return sorted(found)
+
+    def _settle(self, _: simpy.Event) -> None:
+        joined = self._joined()
+        self._dirty.clear()
+        if not joined:
+            return
+        self.settlements += 1
+        for flow in joined:
+            self._advance(flow)
+        for flow, rate in zip(joined, self._fair(joined), strict=True):
+            self.rate[flow] = rate
+            self.version[flow] += 1
+            self._schedule_end(flow)
+
+    def _fair(self, joined: list[int]) -> list[float]:
+        links = np.concatenate([self.rows_of[flow][0] for flow in joined])
+        loads = np.concatenate([self.rows_of[flow][1] for flow in joined])
+        index = np.repeat(np.arange(len(joined)), [len(self.rows_of[flow][0]) for flow in joined])
+        names, link = np.unique(links, return_inverse=True)
+        capacity = self.flows.link_bytes_per_s[names]
+        rates = fair_rates(len(joined), index, link, loads, capacity)
+        used = np.bincount(link, weights=loads * rates[index], minlength=len(names))
+        assert (used <= capacity * (1 + 1e-9)).all(), "a link carries more than its capacity"
+        result: list[float] = rates.tolist()
+        return result
+
+
+def _rows_by_flow(flows: Flows) -> list[tuple[Ints, Floats]]:
+    order = np.argsort(flows.row_flow, kind="stable")
+    cuts = np.searchsorted(flows.row_flow[order], np.arange(1, len(flows)))
+    return list(zip(np.split(flows.row_link[order], cuts), np.split(flows.row_load[order], cuts), strict=True))

@@ -1,0 +1,251 @@
+"""Scenario -> Program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sim.program.flows import Flows, FlowType, flow_types, flows
+from sim.program.fold import Folding, fold, unfolded
+from sim.program.operations import PP_BACKWARD, PP_FORWARD, Block, Collective, Payload, Send
+from sim.program.program import Program, SimulatedRank
+from sim.program.ranks import Payloads, RankTable, rank_table
+from sim.program.shapes import BYTES, shapes
+from sim.program.stage import (
+    DEFAULT_PREFETCH_LAYERS,
+    Replication,
+    Unit,
+    backward_block,
+    end_block,
+    forward_block,
+    replication,
+    units_of_stage,
+)
+from sim.program.table import SCHEDULES, Action, Kind, Table
+from sim.spec.layout import num_stages, pp_ranks
+from sim.spec.scenario import Scenario
+from sim.spec.topology import Fabric, Ints
+
+Fidelity = Literal["full", "folded"]
+
+
+def num_microbatches(scenario: Scenario) -> int:
+    """global batch / (micro-batch x dp)."""
+    assert scenario.layout.dp is not None
+    return scenario.training.global_batch // (scenario.training.micro_batch * scenario.layout.dp)
+
+
+def schedule_table(scenario: Scenario) -> Table:
+    """The table of the scenario's schedule."""
+    layout = scenario.layout
+    return SCHEDULES[layout.schedule].table(layout.pp, layout.vpp, num_microbatches(scenario))
+
+
+def lower(scenario: Scenario, fabric: Fabric, fidelity: Fidelity) -> Program:
+    """The operations of the scenario's step: of every rank (`full`) or of one for each class of like ranks."""
+    payloads = Payloads()
+    tables = _rank_tables(scenario, payloads)
+    types = flow_types(payloads.items, scenario.layout, fabric, scenario.network)
+    everything = flows(dict.fromkeys(types.values()), scenario.layout, fabric)
+    rank_program = pp_ranks(scenario.layout)
+    folding = unfolded(len(rank_program), everything) if fidelity == "full" else fold(rank_program, everything)
+    return assemble(tables, payloads.items, types, folding, rank_program, fidelity)
+
+
+def _rank_tables(scenario: Scenario, payloads: Payloads) -> list[RankTable]:
+    """One table for each pipeline rank."""
+    layout = scenario.layout
+    rep = replication(scenario)
+    s = shapes(scenario)
+    prefetch = scenario.training.prefetch_layers
+    ahead = DEFAULT_PREFETCH_LAYERS if prefetch is None else prefetch
+    tables = []
+    for pp_rank, actions in enumerate(schedule_table(scenario)):
+        stages = {stage: units_of_stage(scenario, stage, s) for stage in range(pp_rank, num_stages(layout), layout.pp)}
+        block_of = _blocks(scenario, rep, stages, actions)
+        sequence: list[Action | None] = [*actions, None]
+        blocks = [block_of(action) for action in actions] + [end_block(scenario, pp_rank, rep, stages)]
+        tables.append(rank_table(sequence, blocks, payloads, prefetch=ahead))
+    return tables
+
+
+def _blocks(
+    scenario: Scenario, rep: Replication, stages: dict[int, tuple[Unit, ...]], actions: tuple[Action, ...]
+) -> Callable[[Action], Block]:
+    """The block of an action; actions that do the same share one."""
+    first = {stage: next(a for a in actions if (a.stage, a.kind) == (stage, Kind.F)) for stage in stages}
+    last = {stage: next(a for a in reversed(actions) if (a.stage, a.kind) == (stage, Kind.B)) for stage in stages}
+    built: dict[tuple[int, Kind, bool], Block] = {}
+
+    def block(action: Action) -> Block:
+        stage = action.stage
+        is_edge = action in (first[stage], last[stage])
+        key = (stage, action.kind, is_edge)
+        if key not in built:
+            send = _send(scenario, action)
+            if action.kind is Kind.F:
+                built[key] = forward_block(stages[stage], rep, is_first=is_edge, send=send)
+            else:
+                built[key] = backward_block(stages[stage], rep, scenario.training, is_last=is_edge, send=send)
+        return built[key]
+
+    return block
+
+
+def _send(scenario: Scenario, action: Action) -> Send | None:
+    """What an action sends on: the residual stream of its micro-batch, or its gradient; none within a rank."""
+    layout = scenario.layout
+    to = action.stage + (1 if action.kind is Kind.F else -1)
+    if layout.pp == 1 or not 0 <= to < num_stages(layout):
+        return None
+    nbytes = float(BYTES * shapes(scenario).tokens_sp * scenario.model.hidden)
+    return Send(PP_FORWARD if action.kind is Kind.F else PP_BACKWARD, nbytes)
+
+
+def assemble(
+    tables: list[RankTable],
+    payloads: list[Payload],
+    types: dict[Payload, FlowType],
+    folding: Folding,
+    rank_program: Ints,
+    fidelity: str,
+) -> Program:
+    """Put the tables of the simulated ranks side by side and join what they do together."""
+    ranks = _simulated_ranks(tables, folding, rank_program)
+    mine = [tables[rank.pp_rank] for rank in ranks]
+    flow_of = _FlowIndex(folding.flows)
+    payload = np.concatenate([table.payload for table in mine])
+    stream = np.concatenate([table.stream for table in mine])
+    rank = np.repeat(np.arange(len(ranks)), [len(table.payload) for table in mine])
+    type_of = np.array([flow_of.number.get(types.get(item), -1) for item in payloads], dtype=np.int64)  # type: ignore[arg-type]
+    flow = flow_of.flows(type_of[payload], rank)
+    node = _join(payloads, payload, stream, rank, flow)
+    edges = [(table.source + r.first, table.target + r.first) for table, r in zip(mine, ranks, strict=True)]
+    receiver = np.full(len(payload), -1, dtype=np.int64)
+    is_send = np.array([isinstance(item, Send) for item in payloads], dtype=bool)[payload]
+    receiver[is_send] = flow_of.receiver[flow[is_send]]
+    edges += _arrivals(tables, ranks, flow_of)
+    return Program(
+        payloads=tuple(payloads),
+        ranks=ranks,
+        payload=payload,
+        stream=stream,
+        rank=rank,
+        block=np.concatenate([table.block for table in mine]),
+        node=node,
+        flow=flow,
+        source=node[np.concatenate([source for source, _ in edges])],
+        target=node[np.concatenate([target for _, target in edges])],
+        receiver=receiver,
+        flows=folding.flows,
+        fidelity=fidelity,
+    )
+
+
+def _simulated_ranks(tables: list[RankTable], folding: Folding, rank_program: Ints) -> tuple[SimulatedRank, ...]:
+    ranks = []
+    first = 0
+    for rank, count in zip(folding.representative.tolist(), folding.multiplicity.tolist(), strict=True):
+        pp_rank = int(rank_program[rank])
+        table = tables[pp_rank]
+        end = first + len(table.payload)
+        ranks.append(SimulatedRank(rank, pp_rank, count, first, end, table.actions))
+        first = end
+    return tuple(ranks)
+
+
+@dataclass
+class _FlowIndex:
+    """Which flow a simulated rank uses for each flow type, and who is at the other end of its sends."""
+
+    number: dict[FlowType, int]
+    table: Ints
+    sender: Ints
+    receiver: Ints
+
+    def __init__(self, quotient: Flows) -> None:
+        self.number = {kind: index for index, kind in enumerate(quotient.types)}
+        num_ranks = int(quotient.member_rank.max()) + 1 if len(quotient) else 1
+        self.table = np.full((len(quotient.types), num_ranks), -1, dtype=np.int64)
+        sends = quotient.member_role == 0
+        flow, rank = quotient.member_flow[sends], quotient.member_rank[sends]
+        self.table[quotient.type[flow], rank] = flow
+        self.sender = np.full(len(quotient), -1, dtype=np.int64)
+        self.sender[flow] = rank
+        self.receiver = np.full(len(quotient), -1, dtype=np.int64)
+        self.receiver[quotient.member_flow[~sends]] = quotient.member_rank[~sends]
+
+    def flows(self, type_of_slot: Ints, rank: Ints) -> Ints:
+        """Flow of each slot."""
+        result = np.full(len(rank), -1, dtype=np.int64)
+        moves = type_of_slot >= 0
+        result[moves] = self.table[type_of_slot[moves], rank[moves]]
+        assert (result[moves] >= 0).all()
+        return result
+
+    def neighbour(self, rank: int, stream: str) -> int:
+        """The simulated rank that sends to `rank` on a pipeline stream."""
+        for kind, number in self.number.items():
+            if kind.stream == stream:
+                candidates = self.table[number]
+                for flow in candidates[candidates >= 0].tolist():
+                    if self.receiver[flow] == rank:
+                        return int(self.sender[flow])
+        raise AssertionError(f"nobody sends to simulated rank {rank} on {stream}")
+
+
+def _join(payloads: list[Payload], payload: Ints, stream: Ints, rank: Ints, flow: Ints) -> Ints:
+    """Node of each slot: the n-th calls of all simulated members of a group are one node."""
+    node = np.arange(len(payload))
+    is_collective = np.array([isinstance(item, Collective) for item in payloads], dtype=bool)[payload]
+    slots = np.flatnonzero(is_collective)
+    # Calls of a rank on a stream are in the same order on every member, so they are matched by their number.
+    key = flow[slots]
+    order = np.lexsort((slots, key, rank[slots]))
+    runs = np.stack([rank[slots], key], axis=1)[order]
+    starts = np.flatnonzero(np.r_[True, (runs[1:] != runs[:-1]).any(axis=1)]) if len(slots) else np.zeros(0, np.int64)
+    number = np.empty(len(slots), dtype=np.int64)
+    lengths = np.diff(np.r_[starts, len(slots)])
+    number[order] = np.arange(len(slots)) - np.repeat(starts, lengths)
+    call = key * (len(payload) + 1) + number
+    _, first, inverse = np.unique(call, return_index=True, return_inverse=True)
+    node[slots] = slots[first[inverse]]
+    assert (payload[node[slots]] == payload[slots]).all(), "members of a group call different collectives"
+    assert (stream[node[slots]] == stream[slots]).all()
+    return node
+
+
+def _arrivals(
+    tables: list[RankTable], ranks: tuple[SimulatedRank, ...], flow_of: _FlowIndex
+) -> list[tuple[Ints, Ints]]:
+    """Edges from each send to the operations of the receiver that consume it."""
+    local: dict[tuple[int, str], tuple[int, Ints, Ints]] = {}
+    pp = len(tables)
+    edges = []
+    for index, rank in enumerate(ranks):
+        for stream, kind, step in ((PP_FORWARD, Kind.F, -1), (PP_BACKWARD, Kind.B, 1)):
+            sender_pp = (rank.pp_rank + step) % pp
+            key = (rank.pp_rank, stream)
+            if key not in local:
+                local[key] = (sender_pp, *_matched(tables[sender_pp], tables[rank.pp_rank], kind, step))
+            _, sent, consumed = local[key]
+            if len(sent):
+                sender = ranks[flow_of.neighbour(index, stream)]
+                assert sender.pp_rank == sender_pp
+                edges.append((sent + sender.first, consumed + rank.first))
+    return edges
+
+
+def _matched(sender: RankTable, receiver: RankTable, kind: Kind, step: int) -> tuple[Ints, Ints]:
+    """(send, consuming operation) pairs between two pipeline ranks, matched by stage and micro-batch."""
+    pairs = []
+    for action, entries in receiver.entries.items():
+        if action.kind is kind:
+            send = sender.sends.get(Action(action.stage + step, kind, action.microbatch))
+            if send is not None:
+                pairs += [(send, entry) for entry in entries]
+    table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]

@@ -1,0 +1,218 @@
+"""The blocks of a virtual stage: what one forward, one backward, and the end of the step do on a rank.
+
+Data parallelism enters here. ZeRO-0 all-reduces gradients, ZeRO-1 and ZeRO-2 scatter them and gather parameters,
+ZeRO-3 gathers every layer before each use and scatters its gradient. Without ZeRO-2, gradients are reduced once, in
+the last backward pass of the stage; with it, in every one, because no rank may keep all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sim.cost.kernels import Stream
+from sim.program.layers import embedding, head, layer
+from sim.program.operations import Block, BlockBuilder, Collective, Send
+from sim.program.passes import backward_pass, forward_pass
+from sim.program.pieces import Piece
+from sim.program.shapes import BYTES, Shapes, shapes
+from sim.program.shards import Shard, embedding_shard, head_shard, layer_shard, tied_copy_shard
+from sim.spec.layout import edp, layers_of_stages, num_ranks, num_stages
+from sim.spec.scenario import Scenario
+from sim.spec.training import Training
+
+MEGATRON_BUCKET_PARAMETERS = 40_000_000
+MEGATRON_BUCKET_PARAMETERS_BY_RANK = 1_000_000
+"""Megatron-Core's bucket: the greater of 40 million parameters and a million for each data-parallel rank."""
+
+OPTIMIZER_BYTES = 46
+"""Adam in fp32, bytes read and written per parameter of the shard: gradient scaled and clipped (8), gradient, master
+and both moments read (16), master and moments written (12), master read and cast (6), gradient buffer zeroed (4)."""
+
+GRAD_NORM_BYTES = 4
+"""The global norm reads every fp32 gradient once."""
+
+DEFAULT_PREFETCH_LAYERS = 1
+"""FSDP gathers the next layer while one computes."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of a stage whose parameters are gathered and reduced together: the embedding, a layer, or the head."""
+
+    label: str
+    halves: dict[str, tuple[Piece, ...]]
+    shard: Shard
+    is_layer: bool
+
+
+@dataclass(frozen=True)
+class Replication:
+    """Over how many ranks parameters are replicated, and what ZeRO makes of it."""
+
+    zero: int
+    dense: int
+    expert: int
+    bucket_bytes: float
+    grad_bytes: int
+    overlaps_reduce: bool
+    overlaps_gather: bool
+
+    def collectives(self, kind: str, op: str, shard: Shard, parameter_bytes: int) -> Iterator[Collective]:
+        """The call over dense parameters and the one over experts, where there are replicas."""
+        for group, replicas, parameters in (
+            ("dp_cp", self.dense, shard.dense),
+            ("edp", self.expert, shard.expert),
+        ):
+            if replicas > 1 and parameters > 0:
+                yield Collective(kind, op, group, parameters * parameter_bytes)
+
+    def reductions(self, shard: Shard) -> Iterator[Collective]:
+        """Reduction of the gradients of `shard`."""
+        op = "all_reduce" if self.zero == 0 else "reduce_scatter"
+        return self.collectives("dp_reduce", op, shard, self.grad_bytes)
+
+    def gathers(self, shard: Shard) -> Iterator[Collective]:
+        """Gathering of the parameters of `shard`."""
+        return self.collectives("dp_gather", "all_gather", shard, BYTES)
+
+    def fills_bucket(self, shard: Shard) -> bool:
+        """Whether the gradients of `shard` are worth a call. ZeRO-3 works unit by unit."""
+        return self.zero == 3 or shard.total * self.grad_bytes >= self.bucket_bytes
+
+
+def replication(scenario: Scenario) -> Replication:
+    """Replication of the scenario's parameters."""
+    layout, training = scenario.layout, scenario.training
+    assert layout.dp is not None
+    dense = layout.dp * layout.cp
+    grad_bytes = shapes(scenario).grad_bytes
+    parameters = max(MEGATRON_BUCKET_PARAMETERS, MEGATRON_BUCKET_PARAMETERS_BY_RANK * dense)
+    return Replication(
+        zero=layout.zero,
+        dense=dense,
+        expert=edp(layout),
+        bucket_bytes=training.bucket_bytes or parameters * grad_bytes,
+        grad_bytes=grad_bytes,
+        overlaps_reduce=training.overlap.grad_reduce,
+        overlaps_gather=training.overlap.param_gather,
+    )
+
+
+def units_of_stage(scenario: Scenario, stage: int, s: Shapes) -> tuple[Unit, ...]:
+    """What virtual stage `stage` holds, in forward order."""
+    model, layout = scenario.model, scenario.layout
+    last_stage = num_stages(layout) - 1
+    units = []
+    if stage == 0:
+        units.append(Unit("embedding", {"embedding": embedding(model, s)}, embedding_shard(scenario), is_layer=False))
+    for index in layers_of_stages(layout, model.num_layers)[stage]:
+        shard = layer_shard(scenario, index)
+        units.append(Unit(f"layer {index}", layer(model, s, index), shard, is_layer=True))
+    if stage == last_stage:
+        units.append(Unit("head", {"head": head(model, s)}, head_shard(scenario), is_layer=False))
+    return tuple(units)
+
+
+def buckets(units: Sequence[Unit], rep: Replication) -> list[tuple[Shard, int]]:
+    """Gradients in the order of `units`, cut where a bucket is full: (parameters, index of the unit that fills it)."""
+    full: list[tuple[Shard, int]] = []
+    open_shard = Shard(0)
+    for index, unit in enumerate(units):
+        open_shard += unit.shard
+        if open_shard.total and (rep.fills_bucket(open_shard) or index == len(units) - 1):
+            full.append((open_shard, index))
+            open_shard = Shard(0)
+    return full
+
+
+def forward_block(units: Sequence[Unit], rep: Replication, *, is_first: bool, send: Send | None) -> Block:
+    """Forward pass of one micro-batch. The first one of the step waits for the parameters, bucket by bucket, that
+    ZeRO-1 and ZeRO-2 gather after the step before."""
+    builder = BlockBuilder()
+    gathers: dict[int, list[int]] = {}
+    if rep.zero == 3:
+        gathers = {index: _gather(builder, rep, unit.shard) for index, unit in enumerate(units)}
+    elif rep.zero in (1, 2) and rep.overlaps_gather and is_first:
+        start = 0
+        for shard, end in buckets(units, rep):
+            gathers[start] = _gather(builder, rep, shard)
+            start = end + 1
+    for index, unit in enumerate(units):
+        for gather in gathers.get(index, ()):
+            builder.wait(gather)
+        for label, pieces in unit.halves.items():
+            forward_pass(builder, pieces, label)
+        if rep.zero == 3:
+            builder.uses.append((tuple(gathers[index]), builder.last()))
+    if send is not None:
+        builder.communicate(send)
+    return builder.build()
+
+
+def backward_block(
+    units: Sequence[Unit], rep: Replication, training: Training, *, is_last: bool, send: Send | None
+) -> Block:
+    """Backward pass of one micro-batch. The last one of the step (with ZeRO-2 and ZeRO-3 every one) reduces gradients:
+    bucket by bucket beside the layers that follow, or after all of them."""
+    builder = BlockBuilder()
+    order = list(reversed(units))
+    reduces = is_last or rep.zero >= 2
+    full = {index: shard for shard, index in buckets(order, rep)} if reduces else {}
+    late: list[Collective] = []
+    gathers = [_gather(builder, rep, unit.shard) if rep.zero == 3 else [] for unit in order]
+    for index, unit in enumerate(order):
+        for gather in gathers[index]:
+            builder.wait(gather)
+        _unit_backward(builder, unit, recompute=training.recompute, overlaps=training.overlap.tensor)
+        if rep.zero == 3:
+            builder.uses.append((tuple(gathers[index]), builder.last()))
+        if index in full:
+            calls = list(rep.reductions(full[index]))
+            if rep.overlaps_reduce:
+                for call in calls:
+                    builder.communicate(call)
+            else:
+                late += calls
+    if send is not None:
+        builder.communicate(send)
+    builder.tail += [builder.communicate(call) for call in late]
+    return builder.build()
+
+
+def _gather(builder: BlockBuilder, rep: Replication, shard: Shard) -> list[int]:
+    return [builder.gather_ahead(call) for call in rep.gathers(shard)]
+
+
+def _unit_backward(builder: BlockBuilder, unit: Unit, *, recompute: str, overlaps: bool) -> None:
+    if recompute == "full" and unit.is_layer:
+        for label, pieces in unit.halves.items():
+            forward_pass(builder, pieces, f"{label} recompute", is_recompute=True)
+    recomputes_core = recompute == "selective"
+    for label, pieces in reversed(unit.halves.items()):
+        backward_pass(builder, pieces, f"{label} backward", overlaps=overlaps, recomputes_core=recomputes_core)
+
+
+def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[int, tuple[Unit, ...]]) -> Block:
+    """What a rank does after its last backward pass: tied embeddings are summed, the global gradient norm is taken
+    over all ranks, the optimizer updates its shard, and parameters are gathered where that does not overlap."""
+    builder = BlockBuilder()
+    model, layout = scenario.model, scenario.layout
+    shard = Shard(0)
+    for units in stages.values():
+        for unit in units:
+            shard += unit.shard
+    if model.tied_embeddings and layout.pp > 1 and pp_rank in (0, layout.pp - 1):
+        tied = tied_copy_shard(scenario)
+        builder.wait(builder.communicate(Collective("embedding", "all_reduce", "embedding", tied.total * rep.grad_bytes)))
+    owned = shard.dense / (rep.dense if rep.zero else 1) + shard.expert / (rep.expert if rep.zero else 1)
+    builder.compute("gradient norm", (Stream("gradient norm", GRAD_NORM_BYTES * owned, "optimizer"),))
+    if num_ranks(layout) > 1:
+        builder.wait(builder.communicate(Collective("grad_norm", "all_reduce", "world", GRAD_NORM_BYTES)))
+    builder.compute("optimizer", (Stream("optimizer", OPTIMIZER_BYTES * owned, "optimizer"),))
+    if rep.zero in (1, 2) and not rep.overlaps_gather:
+        for units in stages.values():
+            for part, _ in buckets(units, rep):
+                for call in rep.gathers(part):
+                    builder.communicate(call)
+    return builder.build()

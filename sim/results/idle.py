@@ -1,0 +1,177 @@
+"""Why a compute stream was idle: every interval walked back from what released the operation after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.engine.timeline import Timeline
+from sim.program.operations import COMPUTE, Collective, Compute, Send
+from sim.program.ranks import STREAM_INDEX
+from sim.spec.topology import Floats, Ints
+
+BUBBLE = "bubble"
+WAIT_PEER = "wait_peer"
+STEP_END = "step_end"
+ACROSS_PIPELINE = ("grad_norm", "embedding")
+"""Collectives that join pipeline ranks: who waits in them, waits for the rest of the pipeline."""
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Idle intervals of one rank's compute stream with their causes: columns of equal length."""
+
+    cause: tuple[str, ...]
+    start_s: Floats
+    end_s: Floats
+
+    def seconds(self) -> dict[str, float]:
+        """Time of each cause."""
+        total: dict[str, float] = {}
+        for cause, length in zip(self.cause, (self.end_s - self.start_s).tolist(), strict=True):
+            total[cause] = total.get(cause, 0.0) + length
+        return total
+
+
+@dataclass(frozen=True)
+class Window:
+    """The pipeline's window: from the first forward to the last backward."""
+
+    start_s: float
+    end_s: float
+
+
+class Releases:
+    """Looks up what an operation waited for."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        program = timeline.program
+        self.timeline = timeline
+        order = np.argsort(program.target, kind="stable")
+        self._source = program.source[order]
+        self._cuts = np.searchsorted(program.target[order], np.arange(len(program.node) + 1))
+        flows = program.flows
+        self._members: dict[int, set[int]] = {}
+        for flow, rank in zip(flows.member_flow.tolist(), flows.member_rank.tolist(), strict=True):
+            self._members.setdefault(flow, set()).add(rank)
+
+    def before(self, node: int) -> Ints:
+        """Nodes that `node` comes after."""
+        result: Ints = self._source[self._cuts[node] : self._cuts[node + 1]]
+        return result
+
+    def _takes_part(self, node: int, rank: int) -> bool:
+        program = self.timeline.program
+        flow = int(program.flow[node])
+        if isinstance(program.payloads[program.payload[node]], Collective):
+            return rank in self._members[flow]
+        return int(program.rank[node]) == rank
+
+    def latest(self, node: int, rank: int | None = None) -> int | None:
+        """What `node` waited for longest, among what `rank` takes part in (or all)."""
+        before = self.before(node).tolist()
+        if rank is not None:
+            before = [other for other in before if self._takes_part(other, rank)]
+        end_s = self.timeline.end_s
+        return max(before, key=lambda other: (end_s[other], -other), default=None)
+
+    def causes(self, node: int, rank: int, start_s: float, end_s: float, window: Window) -> Iterator[tuple[str, float, float]]:
+        """Causes of an idle interval of `rank` that ended when `node` did, the latest first."""
+        program, timeline = self.timeline.program, self.timeline
+        hi = end_s
+        current: int | None = node
+        while hi > start_s:
+            assert current is not None, "idle time that nothing explains"
+            payload = program.payloads[program.payload[current]]
+            if isinstance(payload, Compute):
+                # Another rank computes what this one needs: upstream (or downstream) work is not done.
+                yield BUBBLE, start_s, hi
+                return
+            began = max(float(timeline.start_s[current]), start_s)
+            if began < hi:
+                yield f"exposed_{payload.kind}", began, hi
+                hi = began
+            if isinstance(payload, Send):
+                current = self.latest(current)
+                is_queued = current is not None and isinstance(program.payloads[program.payload[current]], Send)
+                if not is_queued and hi > start_s:
+                    yield BUBBLE, start_s, hi
+                    return
+                continue
+            current = self.latest(current, rank)
+            arrived = start_s if current is None else max(float(timeline.end_s[current]), start_s)
+            if arrived < hi:
+                yield from _waiting(payload.kind, arrived, hi, window)
+                hi = arrived
+
+
+def _waiting(kind: str, start_s: float, end_s: float, window: Window) -> Iterator[tuple[str, float, float]]:
+    """Waiting for the members of a collective; within the pipeline's window, for the pipeline."""
+    edge = min(max(window.end_s, start_s), end_s) if kind in ACROSS_PIPELINE else start_s
+    if edge < end_s:
+        yield WAIT_PEER, edge, end_s
+    if start_s < edge:
+        yield BUBBLE, start_s, edge
+
+
+def compute_slots(timeline: Timeline, rank: int) -> Ints:
+    """Compute operations of a simulated rank, in order."""
+    bounds = timeline.program.ranks[rank]
+    slots = np.arange(bounds.first, bounds.end)
+    result: Ints = slots[timeline.program.stream[slots] == STREAM_INDEX[COMPUTE]]
+    return result
+
+
+def pipeline_window(timeline: Timeline, rank: int | None = None) -> Window:
+    """From the first forward to the last backward over all ranks, or the own span of one."""
+    program = timeline.program
+    starts, ends = [], []
+    for index in range(len(program.ranks)) if rank is None else [rank]:
+        slots = compute_slots(timeline, index)
+        actions = program.ranks[index].actions
+        is_action = np.array([action is not None for action in actions], dtype=bool)
+        inside = slots[is_action[program.block[slots]]]
+        starts.append(float(timeline.start_s[inside[0]]))
+        ends.append(float(timeline.end_s[inside[-1]]))
+    return Window(min(starts), max(ends))
+
+
+def idle(timeline: Timeline, releases: Releases, rank: int, window: Window) -> Idle:
+    """Every idle interval of a simulated rank between 0 and the end of the step."""
+    slots = compute_slots(timeline, rank)
+    start_s, end_s = timeline.start_s[slots], timeline.end_s[slots]
+    before = np.concatenate([[0.0], end_s[:-1]])
+    found: list[tuple[str, float, float]] = []
+    for index in np.flatnonzero(start_s > before).tolist():
+        node = int(slots[index])
+        lo, hi = float(before[index]), float(start_s[index])
+        released_by = releases.latest(node)
+        assert released_by is not None, "an operation that waits for nothing starts late"
+        found += reversed(list(releases.causes(released_by, rank, lo, hi, window)))
+    found += _tail(timeline, releases, rank, float(end_s[-1]), window)
+    return Idle(
+        cause=tuple(cause for cause, _, _ in found),
+        start_s=np.array([start for _, start, _ in found]),
+        end_s=np.array([end for _, _, end in found]),
+    )
+
+
+def _tail(
+    timeline: Timeline, releases: Releases, rank: int, start_s: float, window: Window
+) -> list[tuple[str, float, float]]:
+    """From the last kernel of a rank to the end of the step: its last communication, then waiting for the others."""
+    program, bounds = timeline.program, timeline.program.ranks[rank]
+    own = np.arange(bounds.first, bounds.end)
+    last = int(program.node[own[np.argmax(timeline.end_s[own])]])
+    done_s = max(float(timeline.end_s[last]), start_s)
+    found: list[tuple[str, float, float]] = []
+    if done_s > start_s:
+        found += reversed(list(releases.causes(last, rank, start_s, done_s, window)))
+    edge = min(max(window.end_s, done_s), timeline.step_s)
+    if edge > done_s:
+        found.append((BUBBLE, done_s, edge))
+    if timeline.step_s > edge:
+        found.append((STEP_END, edge, timeline.step_s))
+    return found

@@ -1,0 +1,147 @@
+"""Timeline -> Result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.cost.kernels import flop
+from sim.engine.timeline import Timeline
+from sim.program.lower import num_microbatches
+from sim.program.memory import memory
+from sim.program.operations import Compute
+from sim.program.table import SCHEDULES
+from sim.results.busy import Communication, busy_s, communication
+from sim.results.idle import BUBBLE, Idle, Releases, Window, compute_slots, idle, pipeline_window
+from sim.results.links import link_use
+from sim.results.result import Result
+from sim.spec.flops import model_flop
+from sim.spec.layout import num_ranks
+from sim.spec.scenario import Scenario
+
+EXPOSED = "exposed_"
+
+
+@dataclass(frozen=True)
+class RankSummary:
+    """One simulated rank: seconds by cause, communication by kind, idle intervals."""
+
+    count: int
+    breakdown_s: dict[str, float]
+    communication: dict[str, Communication]
+    idle: Idle
+    span: Window
+
+
+def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
+    """What the timeline of a scenario's step means."""
+    window = pipeline_window(timeline)
+    releases = Releases(timeline)
+    ranks = [_rank(timeline, releases, index, window) for index in range(len(timeline.program.ranks))]
+    step_s = timeline.step_s
+    for rank in ranks:
+        assert math.isclose(sum(rank.breakdown_s.values()), step_s, rel_tol=1e-9), "causes do not add up to the step"
+    breakdown_s = _mean(ranks)
+    tokens = scenario.training.global_batch * scenario.training.seq_len
+    gpus = num_ranks(scenario.layout)
+    peak = gpus * step_s * scenario.gpu.peak_flop_per_s[scenario.training.precision]
+    model, training = scenario.model, scenario.training
+    full_flop = training.global_batch * model_flop(model, training.seq_len, causal=False)
+    causal_flop = training.global_batch * model_flop(model, training.seq_len, causal=True)
+    closed_form, note = closed_form_bubble(scenario)
+    kinds = sorted({kind for rank in ranks for kind in rank.communication} - {"all"})
+    program = timeline.program
+    return Result(
+        scenario=scenario,
+        fidelity=program.fidelity,
+        version=version,
+        step_time_s=step_s,
+        tokens_per_s=tokens / step_s,
+        tokens_per_s_per_gpu=tokens / step_s / gpus,
+        model_flop_per_s_per_gpu=full_flop / step_s / gpus,
+        mfu=full_flop / peak,
+        mfu_causal=causal_flop / peak,
+        hfu=(full_flop + recomputed_flop(timeline)) / peak,
+        bubble_fraction=breakdown_s.get(BUBBLE, 0.0) / step_s,
+        bubble_fraction_steady=_steady_bubble_s(ranks) / step_s,
+        bubble_fraction_closed_form=closed_form,
+        bubble_note=note,
+        overlap_fraction=_overlap(ranks, "all"),
+        overlap_fraction_by_kind={kind: _overlap(ranks, kind) for kind in kinds},
+        exposed_s_by_kind={kind: breakdown_s.get(EXPOSED + kind, 0.0) for kind in kinds},
+        breakdown_s=breakdown_s,
+        breakdown_s_by_rank={r.rank: summary.breakdown_s for r, summary in zip(program.ranks, ranks, strict=True)},
+        pp_rank_of={r.rank: r.pp_rank for r in program.ranks},
+        num_ranks_of={r.rank: r.count for r in program.ranks},
+        memory=memory(scenario),
+        link_use=link_use(timeline),
+        num_gpus=gpus,
+        simulated_ranks=len(program.ranks),
+        operations=program.num_operations(),
+        simulated_operations=len(program.nodes()),
+        notes=(),
+    )
+
+
+def _rank(timeline: Timeline, releases: Releases, index: int, window: Window) -> RankSummary:
+    causes = busy_s(timeline, index)
+    waited = idle(timeline, releases, index, window)
+    return RankSummary(
+        count=timeline.program.ranks[index].count,
+        breakdown_s=causes | waited.seconds(),
+        communication=communication(timeline, index),
+        idle=waited,
+        span=pipeline_window(timeline, index),
+    )
+
+
+def _mean(ranks: list[RankSummary]) -> dict[str, float]:
+    """Seconds by cause, mean over all real ranks; causes in the order of their names."""
+    total = sum(rank.count for rank in ranks)
+    causes = sorted({cause for rank in ranks for cause in rank.breakdown_s})
+    return {cause: sum(rank.count * rank.breakdown_s.get(cause, 0.0) for rank in ranks) / total for cause in causes}
+
+
+def _steady_bubble_s(ranks: list[RankSummary]) -> float:
+    total = 0.0
+    for rank in ranks:
+        inside = np.array([cause == BUBBLE for cause in rank.idle.cause], dtype=bool)
+        start_s = np.maximum(rank.idle.start_s[inside], rank.span.start_s)
+        end_s = np.minimum(rank.idle.end_s[inside], rank.span.end_s)
+        total += rank.count * float(np.maximum(end_s - start_s, 0.0).sum())
+    return total / sum(rank.count for rank in ranks)
+
+
+def _overlap(ranks: list[RankSummary], kind: str) -> float | None:
+    running_s = sum(rank.count * rank.communication[kind].running_s for rank in ranks if kind in rank.communication)
+    if running_s <= 0:
+        return None
+    both = sum(rank.count * rank.communication[kind].overlapped_s for rank in ranks if kind in rank.communication)
+    return both / running_s
+
+
+def recomputed_flop(timeline: Timeline) -> float:
+    """FLOPs that are spent again in the backward pass, over all ranks, with full attention as in `mfu`."""
+    program = timeline.program
+    total = 0.0
+    for index, rank in enumerate(program.ranks):
+        counts = np.bincount(program.payload[compute_slots(timeline, index)], minlength=len(program.payloads)).tolist()
+        for count, payload in zip(counts, program.payloads, strict=True):
+            if count and isinstance(payload, Compute) and payload.is_recompute:
+                full = sum(flop(kernel) / getattr(kernel, "work_frac", 1.0) for kernel in payload.kernels)
+                total += rank.count * count * full
+    return total
+
+
+def closed_form_bubble(scenario: Scenario) -> tuple[float | None, str]:
+    """The schedule's published bubble as a share of the step, or the reason why there is none."""
+    layout = scenario.layout
+    schedule = SCHEDULES[layout.schedule]
+    numbers = (layout.pp, layout.vpp, num_microbatches(scenario))
+    broken = schedule.bubble_assumptions(*numbers)
+    ideal = schedule.bubble_of_ideal(*numbers)
+    if broken is not None or ideal is None:
+        return None, broken or "no closed form is published for this schedule"
+    return float(ideal / (1 + ideal)), "for equal stages without communication"
