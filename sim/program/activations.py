@@ -101,8 +101,10 @@ def _attention(model: Model, s: Shapes) -> Iterator[Kept]:
 
 
 def _latents(mla: LatentAttention, s: Shapes) -> Iterator[Kept]:
-    """Each latent before its norm and after it, for this rank's own tokens: they are gathered again for the backward
-    pass. The rotary part of the keys is copied into them."""
+    """Each latent before its norm and after it, for this rank's own tokens.
+
+    They are gathered again for the backward pass. The rotary part of the keys is copied into the keys.
+    """
     if mla.q_lora_rank is not None:
         yield Kept("q latent and its norm", 2 * BYTES * s.tokens_sp * mla.q_lora_rank)
     yield Kept("kv latent and its norm", 2 * BYTES * s.tokens_sp * mla.kv_lora_rank)

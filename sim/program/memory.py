@@ -195,7 +195,7 @@ def stage_activations(scenario: Scenario, s: Shapes) -> tuple[StageActivations, 
 
 def peak_of_walk(row: Sequence[Action], stages: Sequence[StageActivations]) -> tuple[float, float]:
     """Activations and logits, bytes, at the fullest moment of one rank's actions."""
-    activations_bytes = logits_bytes = 0.0
+    activations_bytes = logits_bytes = peak_bytes = 0.0
     peak = (0.0, 0.0)
     for action in row:
         stage = stages[action.stage]
@@ -206,7 +206,8 @@ def peak_of_walk(row: Sequence[Action], stages: Sequence[StageActivations]) -> t
         elif action.kind in (Kind.B, Kind.I):
             working = stage.working_bytes
         moment = (activations_bytes + working, logits_bytes + stage.cast_logits_bytes)
-        peak = max(peak, moment, key=sum)
+        if moment[0] + moment[1] > peak_bytes:
+            peak_bytes, peak = moment[0] + moment[1], moment
         if action.kind in RELEASES:
             activations_bytes -= stage.kept_bytes
             logits_bytes -= stage.kept_logits_bytes
@@ -233,13 +234,15 @@ def _communication_bytes(scenario: Scenario, parts: Sequence[Sequence[Unit]], re
 
 def _bucket_bytes(units_of_part: Sequence[Unit], rep: Replication) -> float:
     """ZeRO-2: whole gradients of one bucket that is filled and one that is reduced."""
-    sizes = sorted((_replicated(shard, rep) for shard, _ in buckets(units_of_part[::-1], rep)), reverse=True)
-    return rep.grad_bytes * sum(sizes[:2])
+    sizes = [_replicated(shard, rep) for shard, _ in buckets(units_of_part[::-1], rep)]
+    return rep.grad_bytes * _largest_window(sizes, 2)
 
 
 def _gathered_bytes(units_of_part: Sequence[Unit], rep: Replication, prefetch_layers: int) -> float:
-    """ZeRO-3: whole parameters of the layer that computes and of those gathered ahead, whole gradients of the layer
-    that computes and of the one that is reduced."""
+    """ZeRO-3: whole parameters of the layer that computes and of those gathered ahead.
+
+    And whole gradients of the layer that computes and of the one that is reduced.
+    """
     sizes = [_replicated(unit.shard, rep) for unit in units_of_part]
     return BYTES * _largest_window(sizes, prefetch_layers + 1) + rep.grad_bytes * _largest_window(sizes, 2)
 

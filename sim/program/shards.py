@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim.program.shapes import padded_vocab
-from sim.spec.layout import layers_of_stages, num_stages
-from sim.spec.parameters import layer_parameters
+from sim.spec.parameters import layer_parameters, norm_parameters
 from sim.spec.scenario import Scenario
 
 
@@ -24,3 +23,36 @@ class Shard:
     def total(self) -> float:
         """Both."""
         return self.dense + self.expert
+
+
+def layer_shard(scenario: Scenario, index: int) -> Shard:
+    """Layer `index`: matrices split over tp (key and value heads no finer than one a rank), what every rank of a
+    tensor-parallel group holds whole, and this rank's experts (1 / (ep x etp) of their matrices)."""
+    layout = scenario.layout
+    layer = layer_parameters(scenario.model, index)
+    dense = layer.tensor_sharded / layout.tp
+    dense += layer.attention_kv / min(layout.tp, scenario.model.num_kv_heads)
+    dense += layer.replicated
+    expert = layer.experts_sharded / (layout.ep * layout.etp) + layer.experts_replicated / layout.ep
+    return Shard(dense, expert)
+
+
+def vocabulary_shard(scenario: Scenario) -> Shard:
+    """One matrix over this rank's part of the padded vocabulary."""
+    model, tp = scenario.model, scenario.layout.tp
+    return Shard(padded_vocab(model.vocab, tp) // tp * model.hidden)
+
+
+def embedding_shard(scenario: Scenario) -> Shard:
+    """The embedding and the learned positions, which are replicated over tp."""
+    model = scenario.model
+    positions = model.max_seq_len * model.hidden if model.learned_positions else 0
+    return vocabulary_shard(scenario) + Shard(positions)
+
+
+def head_shard(scenario: Scenario) -> Shard:
+    """The final norm and the head. Tied to the embedding, it is a copy where the pipeline parts the two, else nothing."""
+    model = scenario.model
+    norm = Shard(norm_parameters(model, model.hidden))
+    is_own = not model.tied_embeddings or scenario.layout.pp > 1
+    return norm + (vocabulary_shard(scenario) if is_own else Shard(0))

@@ -16,7 +16,7 @@ from sim.program.operations import Block, BlockBuilder, Collective, Send
 from sim.program.passes import backward_pass, forward_pass
 from sim.program.pieces import Piece
 from sim.program.shapes import BYTES, Shapes, shapes
-from sim.program.shards import Shard, embedding_shard, head_shard, layer_shard, tied_copy_shard
+from sim.program.shards import Shard, embedding_shard, head_shard, layer_shard, vocabulary_shard
 from sim.spec.layout import edp, layers_of_stages, num_ranks, num_stages
 from sim.spec.scenario import Scenario
 from sim.spec.training import Training
@@ -203,7 +203,7 @@ def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[i
         for unit in units:
             shard += unit.shard
     if model.tied_embeddings and layout.pp > 1 and pp_rank in (0, layout.pp - 1):
-        tied = tied_copy_shard(scenario)
+        tied = vocabulary_shard(scenario)
         builder.wait(builder.communicate(Collective("embedding", "all_reduce", "embedding", tied.total * rep.grad_bytes)))
     owned = shard.dense / (rep.dense if rep.zero else 1) + shard.expert / (rep.expert if rep.zero else 1)
     builder.compute("gradient norm", (Stream("gradient norm", GRAD_NORM_BYTES * owned, "optimizer"),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sim.spec.quantity import Count, Spec
 
@@ -20,7 +20,12 @@ class LatentAttention(Spec):
 
 
 class Experts(Spec):
-    """The mixture of experts that replaces the dense MLP in MoE layers."""
+    """The mixture of experts that replaces the dense MLP in MoE layers.
+
+    shared_ffn_hidden: width of the MLP that every token meets (of all shared experts together).  shared_expert_gate: a
+    scalar gate on its output (Qwen2-MoE).  router_bias: one number for each expert (DeepSeek-V3's balancing bias).
+    MoE layers: every `layer_stride`-th one after the first dense ones.
+    """
 
     num_experts: Count
     top_k: Count
@@ -31,11 +36,20 @@ class Experts(Spec):
     first_dense_layers: Annotated[int, Field(ge=0, strict=True)] = 0
     layer_stride: Count = 1
 
+    @model_validator(mode="after")
+    def _fields_belong_together(self) -> Experts:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k = {self.top_k} exceeds num_experts = {self.num_experts}")
+        if self.shared_expert_gate and not self.shared_ffn_hidden:
+            raise ValueError("shared_expert_gate needs a shared_ffn_hidden")
+        return self
+
 
 class Model(Spec):
     """A decoder-only transformer. `ffn_hidden` is the dense MLP's width; an MoE layer's width is in `experts`.
 
-    With `attention` set (MLA), `head_dim` and `num_kv_heads` are not used by the layers.
+    With `latent_attention` set (MLA), `head_dim` and `num_kv_heads` are not used by the layers. `mlp_bias` is of every
+    MLP, experts too. `learned_positions` have `max_seq_len` rows; without them, positions are rotary.
     """
 
     name: str
@@ -57,6 +71,14 @@ class Model(Spec):
     qk_norm: bool = False
     latent_attention: LatentAttention | None = None
     experts: Experts | None = None
+
+    @model_validator(mode="after")
+    def _fields_belong_together(self) -> Model:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads = {self.num_heads} is no multiple of num_kv_heads = {self.num_kv_heads}")
+        if self.latent_attention is not None and (self.qk_norm or self.qkv_bias):
+            raise ValueError("qk_norm and qkv_bias belong to attention without latent_attention, whose latents are normed")
+        return self
 
     def is_moe_layer(self, layer: int) -> bool:
         """Whether layer `layer` (from 0) holds experts: every `layer_stride`-th one after the first dense ones."""

@@ -1,0 +1,33 @@
+# Two commands: `make demo` runs the main job, `make test` runs every check. Both make their own environment.
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/sim compare scenarios/llama2-70b_128xh100_layouts.yaml --report reports/llama2-70b_128xh100_layouts
+
+test: lint
+	$(VENV)/bin/pytest --quiet --numprocesses auto
+
+lint: $(VENV)/.ready-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/codespell sim tests docs scenarios topologies README.md
+
+bench: $(VENV)/.ready-dev
+	$(VENV)/bin/pytest --benchmark-only tests/bench
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,63 @@
+"""How long a collective takes that has the network to itself, and which algorithm is the fastest then."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from sim.cost.collectives import ALGORITHMS, Pattern
+from sim.errors import SimError
+from sim.spec.topology import Fabric, Floats, Ints
+
+
+def lone_time_s(pattern: Pattern, nbytes: float, fabric: Fabric) -> Floats:
+    """Time of a message of `nbytes` in each group when the group is alone: (groups,), s.
+
+    Latency, then the bytes of the slowest link at its achieved rate.
+    """
+    return pattern.latency_s + nbytes * _slope(pattern, fabric)
+
+
+def _slope(pattern: Pattern, fabric: Fabric) -> Floats:
+    """Seconds for each byte of the message on the slowest link of each group."""
+    slowest = np.zeros(len(pattern.latency_s))
+    np.maximum.at(slowest, pattern.group, pattern.bytes_per_byte / fabric.links.bytes_per_s[pattern.link])
+    return slowest
+
+
+def choose(op: str, nbytes: float, members: Ints, fabric: Fabric, name: str) -> str:
+    """The algorithm called `name`, or for `auto` the one whose slowest group, alone, is done first (of equals, the
+    first by name).
+
+    members: (groups, members).
+
+    Raises SimError where the named algorithm cannot run `op` in these groups.
+    """
+    able = [other for other, algorithm in ALGORITHMS.items() if op in algorithm.ops]
+    able = [other for other in able if ALGORITHMS[other].applies(members, fabric)]
+    assert able, f"no algorithm for {op}"
+    if name != "auto":
+        algorithm = ALGORITHMS[name]
+        if name not in able:
+            reason = "does not run in these groups" if op in algorithm.ops else "is not an algorithm for it"
+            raise SimError(f"{op}: {name} {reason} (got {name!r}, allowed auto, {', '.join(able)})")
+        return name
+    if len(able) == 1:
+        return able[0]
+    key = (members.astype(np.int64).tobytes(), members.shape)
+    return min(able, key=lambda other: _slowest_group_s(other, op, nbytes, key, fabric))
+
+
+def _slowest_group_s(name: str, op: str, nbytes: float, key: tuple[bytes, tuple[int, ...]], fabric: Fabric) -> float:
+    latency_s, slope = _line(name, op, key, fabric)
+    return float((latency_s + nbytes * slope).max())
+
+
+@lru_cache(maxsize=64)
+def _line(name: str, op: str, key: tuple[bytes, tuple[int, ...]], fabric: Fabric) -> tuple[Floats, Floats]:
+    """Latency and seconds for each byte of each group. Kept, because the messages of a step share their groups."""
+    content, shape = key
+    members = np.frombuffer(content, dtype=np.int64).reshape(shape)
+    pattern = ALGORITHMS[name].pattern(op, members, fabric)
+    return pattern.latency_s, _slope(pattern, fabric)

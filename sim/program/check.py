@@ -1,0 +1,53 @@
+"""Whether a scenario can be lowered: what its schedule, stages and algorithms ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.cost.collectives import ALGORITHMS, OPS
+from sim.program.table import SCHEDULES
+from sim.registry import unknown
+from sim.spec.layout import layers_of_stages
+from sim.spec.scenario import Scenario
+
+
+def problems(scenario: Scenario) -> list[tuple[str, str]]:
+    """Every reason why it cannot: (path in the scenario file, message with the numbers)."""
+    return [*_schedule(scenario), *_stages(scenario), *_experts(scenario), *_algorithms(scenario)]
+
+
+def _schedule(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    layout, training = scenario.layout, scenario.training
+    if layout.schedule not in list(SCHEDULES):
+        yield "layout.schedule", unknown("schedule", layout.schedule, list(SCHEDULES))
+        return
+    assert layout.dp is not None
+    microbatches = training.global_batch // (training.micro_batch * layout.dp)
+    refusal = SCHEDULES[layout.schedule].refusal(layout.pp, layout.vpp, microbatches)
+    if refusal is not None:
+        yield "layout.schedule", refusal
+
+
+def _stages(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """Between the first stage (embedding) and the last (head), a stage without layers would do nothing."""
+    stages = layers_of_stages(scenario.layout, scenario.model.num_layers)
+    empty = [stage for stage, layers in enumerate(stages) if not layers and 0 < stage < len(stages) - 1]
+    if empty:
+        yield "layout.stage_layers", f"stages {empty} hold no layers; only the first and the last may be empty"
+
+
+def _experts(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    layout = scenario.layout
+    if scenario.model.experts is not None and layout.tp > 1 and not layout.sequence_parallel:
+        yield (
+            "layout.sequence_parallel",
+            f"experts with tp = {layout.tp} need sequence_parallel: true, so that each rank routes its own tokens",
+        )
+
+
+def _algorithms(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    for op in OPS:
+        name = getattr(scenario.network.algorithms, op)
+        able = [key for key, algorithm in ALGORITHMS.items() if op in algorithm.ops]
+        if name != "auto" and name not in able:
+            yield f"network.algorithms.{op}", unknown(f"{op} algorithm", name, ["auto", *able])

@@ -1,0 +1,94 @@
+"""A pipeline of equal stages on a network that costs nothing: what closed forms are about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from sim.cost.kernels import Stream
+from sim.engine.play import play
+from sim.engine.timeline import Timeline
+from sim.program.flows import Flows, FlowType
+from sim.program.fold import fold
+from sim.program.lower import assemble
+from sim.program.operations import PP_BACKWARD, PP_FORWARD, Block, BlockBuilder, Send
+from sim.program.ranks import Payloads, rank_table
+from sim.program.table import Action, Kind, Table
+from sim.spec.gpu import AttentionConstants, GemmConstants, Gpu, StreamConstants
+
+FREE = 1e30
+
+
+def toy_gpu() -> Gpu:
+    """A GPU that moves one byte a second, so that a Stream of n bytes takes n seconds."""
+    keys = ["peak.bf16", "memory", "hbm", "num_sms", "tdp"]
+    keys += [f"gemm.{key}" for key in ("flop_frac", "in_run_frac", "hbm_frac", "k_half", "launch")]
+    keys += [f"attention.{key}" for key in ("forward_flop_frac", "backward_flop_frac", "s_half", "launch")]
+    keys += ["memory_bound.hbm_frac", "memory_bound.launch"]
+    return Gpu.model_construct(
+        name="toy",
+        peak_flop_per_s={"bf16": 1.0},
+        memory_bytes=1.0,
+        hbm_bytes_per_s=1.0,
+        num_sms=1,
+        tdp_w=1.0,
+        gemm=GemmConstants(flop_frac=1, in_run_frac=1, hbm_frac=1, k_half=0, launch_s=0),
+        attention=AttentionConstants(forward_flop_frac=1, backward_flop_frac=1, s_half=0, launch_s=0),
+        memory_bound=StreamConstants(hbm_frac=1, launch_s=0),
+        sources=dict.fromkeys(keys, "toy"),
+        estimated=(),
+    )
+
+
+def _hops(p: int, v: int) -> Flows:
+    """Every rank sends to the next and to the one before, each over a link of its own that costs nothing."""
+    types = (FlowType(PP_FORWARD, "send", "pp", "send"), FlowType(PP_BACKWARD, "send", "pp", "send"))
+    pairs = [(r, (r + step) % p, kind) for kind, step in enumerate((1, -1)) for r in range(p)]
+    if v == 1:
+        pairs = [(a, b, kind) for a, b, kind in pairs if abs(a - b) == 1 and b - a == (1, -1)[kind]]
+    count = len(pairs)
+    return Flows(
+        types=types,
+        type=np.array([kind for _, _, kind in pairs], dtype=np.int64),
+        latency_s=np.zeros(count),
+        work_per_byte=np.ones(count),
+        row_flow=np.arange(count),
+        row_link=np.arange(count),
+        row_load=np.ones(count),
+        member_flow=np.repeat(np.arange(count), 2),
+        member_rank=np.array([rank for a, b, _ in pairs for rank in (a, b)], dtype=np.int64),
+        member_role=np.tile([0, 1], count),
+        link_bytes_per_s=np.full(count, FREE),
+        link_count=np.ones(count, dtype=np.int64),
+        link_tier=np.zeros(count, dtype=np.int64),
+        tiers=("free",),
+    )
+
+
+def _block(action: Action, p: int, v: int, seconds: dict[Kind, float]) -> Block:
+    builder = BlockBuilder()
+    builder.compute(str(action.kind), (Stream(str(action.kind), seconds[action.kind]),))
+    to = action.stage + (1 if action.kind is Kind.F else -1)
+    if p > 1 and 0 <= to < p * v:
+        builder.communicate(Send(PP_FORWARD if action.kind is Kind.F else PP_BACKWARD, 1.0))
+    return builder.build()
+
+
+def play_table(table: Table, v: int, forward_s: float, backward_s: float) -> Timeline:
+    """Play a schedule's table; every stage takes the same time and communication costs nothing."""
+    p = len(table)
+    payloads = Payloads()
+    seconds = {Kind.F: forward_s, Kind.B: backward_s}
+    tables = [rank_table(row, [_block(a, p, v, seconds) for a in row], payloads, prefetch=0) for row in table]
+    flows = _hops(p, v)
+    types = {item: FlowType(item.stream, "send", "pp", "send") for item in payloads.items if isinstance(item, Send)}
+    ranks = np.arange(p)
+    return play(assemble(tables, payloads.items, types, fold(ranks, flows), ranks, "folded"), toy_gpu())
+
+
+@pytest.fixture
+def playing() -> Callable[..., Timeline]:
+    """`play_table` as a fixture."""
+    return play_table
