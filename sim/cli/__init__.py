@@ -1,0 +1,31 @@
+"""The command line: one file a command. Only typer and the standard library are imported before a command runs."""
+
+from __future__ import annotations
+
+import typer
+
+from sim.cli import compare, listing, run, schema, show, sweep
+from sim.cli.group import Group
+
+app = typer.Typer(
+    cls=Group,
+    name="sim",
+    help="Simulate LLM pretraining: how long a step takes, where every second goes, and whether it fits in memory.",
+    epilog="\b\nStart with:\n  sim list scenarios\n  sim run llama2-70b_128xh100_tp8-pp2-dp8",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+for name, module in (
+    ("run", run),
+    ("compare", compare),
+    ("sweep", sweep),
+    ("show", show),
+    ("list", listing),
+    ("schema", schema),
+):
+    app.command(name, epilog="\b\nExamples:\n" + "\n".join(f"  {example}" for example in module.EXAMPLES))(
+        module.command
+    )

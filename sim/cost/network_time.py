@@ -27,10 +27,9 @@ def _slope(pattern: Pattern, fabric: Fabric) -> Floats:
 
 
 def choose(op: str, nbytes: float, members: Ints, fabric: Fabric, name: str) -> str:
-    """The algorithm called `name`, or for `auto` the one whose slowest group, alone, is done first (of equals, the
-    first by name).
+    """The algorithm called `name`, or for `auto` the one whose slowest group, alone, is done first.
 
-    members: (groups, members).
+    members: (groups, members). Of equal ones, the first by name.
 
     Raises SimError where the named algorithm cannot run `op` in these groups.
     """

@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 import simpy
-from numpy.typing import NDArray
+from simpy.events import EventPriority
 
+from sim.engine.events import triggered
 from sim.engine.sharing import fair_rates
-from sim.program.flows import CONTROL_BYTES, Flows
-from sim.program.program import Program
+from sim.program.flows import Flows
 from sim.spec.topology import Floats, Ints
 
-SETTLE = 2
+SETTLE = EventPriority(2)
 """SimPy priority after all ordinary events of an instant."""
 
 SAME_INSTANT = 1e-12
@@ -32,16 +32,7 @@ def lone_rates(flows: Flows) -> Floats:
     return rate
 
 
-def heavy_flows(program: Program) -> NDArray[np.bool_]:
-    """Flows that carry more than control messages."""
-    heavy = np.zeros(len(program.flows), dtype=bool)
-    moves = program.flow >= 0
-    nbytes = np.array([getattr(payload, "nbytes", 0.0) for payload in program.payloads])[program.payload[moves]]
-    heavy[program.flow[moves][nbytes > CONTROL_BYTES]] = True
-    return heavy
-
-
-def rivals(flows: Flows, heavy: NDArray[np.bool_]) -> list[tuple[int, ...]]:
+def rivals(flows: Flows) -> list[tuple[int, ...]]:
     """For each flow, the flows that it may meet on a link: they share one, and no stream of a rank orders them."""
     names = {kind.stream: index for index, kind in reversed(list(enumerate(flows.types)))}
     stream = np.array([names[kind.stream] for kind in flows.types], dtype=np.int64)
@@ -49,13 +40,11 @@ def rivals(flows: Flows, heavy: NDArray[np.bool_]) -> list[tuple[int, ...]]:
     senders = flows.member_role == 0
     np.minimum.at(owner, flows.member_flow[senders], flows.member_rank[senders])
     channel = np.unique(np.stack([stream[flows.type], owner], axis=1), axis=0, return_inverse=True)[1].ravel()
-    rows = heavy[flows.row_flow]
-    row_flow, row_link = flows.row_flow[rows], flows.row_link[rows]
-    pairs = np.unique(np.stack([row_link, channel[row_flow]], axis=1), axis=0)
+    pairs = np.unique(np.stack([flows.row_link, channel[flows.row_flow]], axis=1), axis=0)
     channels_on_link = np.bincount(pairs[:, 0], minlength=len(flows.link_bytes_per_s))
-    contended = channels_on_link[row_link] > 1
+    contended = channels_on_link[flows.row_link] > 1
     on_link: dict[int, list[int]] = {}
-    for link, flow in zip(row_link[contended].tolist(), row_flow[contended].tolist(), strict=True):
+    for link, flow in zip(flows.row_link[contended].tolist(), flows.row_flow[contended].tolist(), strict=True):
         on_link.setdefault(link, []).append(flow)
     met: list[set[int]] = [set() for _ in range(len(flows))]
     for together in on_link.values():
@@ -78,17 +67,18 @@ class SharedNetwork:
         self.remaining: dict[int, float] = {}
         self.rate: dict[int, float] = {}
         self.since: dict[int, float] = {}
-        self.done: dict[int, Callable[[], None]] = {}
+        self.node: dict[int, int] = {}
+        self.on_end: Callable[[int], None] = lambda _: None
         self.version: dict[int, int] = {}
         self.moved = np.zeros(len(flows))
         self.settlements = 0
         self._dirty: list[int] = []
 
-    def start(self, flow: int, work: float, done: Callable[[], None]) -> None:
-        """A flow has paid its latency and starts to move `work` units of progress."""
+    def start(self, flow: int, work: float, node: int) -> None:
+        """A flow has paid its latency and starts to move `work` units of progress; `on_end(node)` follows."""
         self.remaining[flow] = work
         self.since[flow] = self.env.now
-        self.done[flow] = done
+        self.node[flow] = node
         self.version[flow] = self.version.get(flow, 0) + 1
         is_alone = self.running.isdisjoint(self.rivals_of[flow])
         self.running.add(flow)
@@ -102,8 +92,7 @@ class SharedNetwork:
     def _disturb(self, flow: int) -> None:
         """What is joined to `flow` must be settled at the end of this instant."""
         if not self._dirty:
-            event = simpy.Event(self.env)
-            event._ok, event._value = True, None  # noqa: SLF001 - an already triggered event saves a second one
+            event = triggered(self.env)
             event.callbacks.append(self._settle)
             self.env.schedule(event, priority=SETTLE)
         self._dirty.append(flow)
@@ -116,13 +105,12 @@ class SharedNetwork:
         self.since[flow] = now
 
     def _schedule_end(self, flow: int) -> None:
-        event = simpy.Event(self.env)
-        event._ok, event._value = True, (flow, self.version[flow])  # noqa: SLF001 - as above
+        event = triggered(self.env, (flow, self.version[flow]))
         event.callbacks.append(self._end)
         self.env.schedule(event, delay=self.remaining[flow] / self.rate[flow])
 
     def _end(self, event: simpy.Event) -> None:
-        flow, version = event._value  # noqa: SLF001 - as above
+        flow, version = event.value
         if self.version[flow] != version or flow not in self.running:
             return
         ended = [flow]
@@ -140,7 +128,7 @@ class SharedNetwork:
             if not self.running.isdisjoint(self.rivals_of[each]):
                 self._disturb(each)
         for each in ended:
-            self.done.pop(each)()
+            self.on_end(self.node[each])
 
     def _joined(self) -> list[int]:
         """Running flows that are joined to a disturbed one through shared links."""

@@ -6,13 +6,18 @@ there is one heap event for an operation and one for a whole collective, on even
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import simpy
+from numpy.typing import NDArray
+from simpy.events import NORMAL
 
 from sim.cost.kernels import duration_s
-from sim.engine.network import SharedNetwork, heavy_flows, lone_rates, rivals
+from sim.engine.events import triggered
+from sim.engine.fuse import Runs, fuse, unfused
+from sim.engine.network import SharedNetwork, lone_rates, rivals
 from sim.engine.timeline import Timeline
 from sim.errors import SimError
 from sim.program.operations import STREAMS, Compute
@@ -20,20 +25,33 @@ from sim.program.program import Program
 from sim.spec.gpu import Gpu
 from sim.spec.topology import Floats, Ints
 
-NORMAL = 1
-MOVING = -1.0
-
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the loop reads: python lists by node. duration_s is negative for flows on the shared network."""
+    """What the loop reads: a run of operations by its number, as python lists.
 
+    slot: first slot of each run.  duration_s: of the run; of a flow on the shared network, its latency alone.
+    after: runs that wait for it.  pending: how many it waits for.  work: progress that a shared flow needs; None for
+    everything else.  flow: number of the flow.  lane: the stream of a rank, one number for each.
+    """
+
+    slot: Ints
     duration_s: list[float]
     after: list[list[int]]
     pending: list[int]
-    latency_s: list[float]
-    work: list[float]
-    is_shared: list[bool]
+    work: list[float | None]
+    flow: list[int]
+    lane: list[int]
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Time of every slot alone, s, and for flows: their latency, their work, whether they share the network."""
+
+    alone_s: Floats
+    latency_s: Floats
+    work: Floats
+    is_shared: NDArray[np.bool_]
 
 
 def play(program: Program, gpu: Gpu) -> Timeline:
@@ -45,123 +63,121 @@ def play(program: Program, gpu: Gpu) -> Timeline:
         tuple(duration_s(kernel, gpu) for kernel in payload.kernels) if isinstance(payload, Compute) else ()
         for payload in program.payloads
     )
-    rivals_of = rivals(program.flows, heavy_flows(program))
-    plan = _plan(program, np.array([sum(times) for times in kernel_s]), rivals_of)
+    rivals_of = rivals(program.flows)
+    costs = _costs(program, np.array([sum(times) for times in kernel_s]), rivals_of)
+    is_fused = program.fidelity == "fused"
+    runs = fuse(program, costs.alone_s, ~costs.is_shared) if is_fused else unfused(program, costs.alone_s)
+    plan = _plan(program, costs, runs)
     env = simpy.Environment()
     network = SharedNetwork(env, program.flows, rivals_of)
-    starts, ends, num_done = _run(env, network, program, plan)
-    nodes = program.nodes()
-    if num_done < len(nodes):
-        raise SimError(_deadlock(program, plan.pending, nodes))
+    starts, ends, num_done = _run(env, network, plan)
+    if num_done < len(plan.slot):
+        raise SimError(_deadlock(program, plan))
+    run_start_s, run_end_s = np.zeros(len(program.node)), np.zeros(len(program.node))
+    run_start_s[plan.slot], run_end_s[plan.slot] = starts, ends
     node = program.node
-    start_s, end_s = np.array(starts)[node], np.array(ends)[node]
-    moved = network.moved + _fixed_progress(program, plan, nodes)
-    step_s = float(end_s.max())
-    return Timeline(program, start_s, end_s, kernel_s, moved, step_s, network.settlements)
+    start_s = run_start_s[runs.leader[node]] + runs.offset_s[node]
+    end_s = np.where(costs.is_shared, run_end_s[node], start_s + costs.alone_s)
+    moved = network.moved + _fixed_progress(program, costs)
+    return Timeline(program, start_s, end_s, kernel_s, moved, float(end_s.max()), len(plan.slot), network.settlements)
 
 
-def _plan(program: Program, compute_s: Floats, rivals_of: list[tuple[int, ...]]) -> _Plan:
+def _costs(program: Program, compute_s: Floats, rivals_of: list[tuple[int, ...]]) -> _Costs:
     flows, flow = program.flows, program.flow
     moves = flow >= 0
     nbytes = np.array([getattr(payload, "nbytes", 0.0) for payload in program.payloads])
     work = np.zeros(len(flow))
-    latency = np.zeros(len(flow))
-    duration = compute_s[program.payload]
+    latency_s = np.zeros(len(flow))
+    alone_s = compute_s[program.payload]
     work[moves] = nbytes[program.payload[moves]] * flows.work_per_byte[flow[moves]]
-    latency[moves] = flows.latency_s[flow[moves]]
-    duration[moves] = latency[moves] + work[moves] / lone_rates(flows)[flow[moves]]
+    latency_s[moves] = flows.latency_s[flow[moves]]
+    alone_s[moves] = latency_s[moves] + work[moves] / lone_rates(flows)[flow[moves]]
     is_shared = np.zeros(len(flow), dtype=bool)
-    meets = np.array([bool(others) for others in rivals_of], dtype=bool)
-    is_shared[moves] = meets[flow[moves]]
-    order = np.argsort(program.source, kind="stable")
-    targets = program.target[order].tolist()
-    cuts = np.searchsorted(program.source[order], np.arange(len(flow) + 1)).tolist()
+    is_shared[moves] = np.array([bool(others) for others in rivals_of], dtype=bool)[flow[moves]]
+    return _Costs(alone_s, latency_s, work, is_shared)
+
+
+def _plan(program: Program, costs: _Costs, runs: Runs) -> _Plan:
+    leader = runs.leader[program.node]
+    slot = np.unique(leader)
+    number = np.empty(len(leader), dtype=np.int64)
+    number[slot] = np.arange(len(slot))
+    source, target = number[leader[program.source]], number[leader[program.target]]
+    between = source != target
+    pairs = np.unique(source[between] * len(slot) + target[between])
+    source, target = pairs // len(slot), pairs % len(slot)
+    targets = target.tolist()
+    cuts = np.searchsorted(source, np.arange(len(slot) + 1)).tolist()
+    shared = costs.is_shared[slot]
     return _Plan(
-        duration_s=np.where(is_shared, MOVING, duration).tolist(),
-        after=[targets[cuts[i] : cuts[i + 1]] for i in range(len(flow))],
-        pending=np.bincount(program.target, minlength=len(flow)).tolist(),
-        latency_s=latency.tolist(),
-        work=work.tolist(),
-        is_shared=is_shared.tolist(),
+        slot=slot,
+        duration_s=np.where(shared, costs.latency_s[slot], runs.duration_s[slot]).tolist(),
+        after=[targets[lo:hi] for lo, hi in itertools.pairwise(cuts)],
+        pending=np.bincount(target, minlength=len(slot)).tolist(),
+        work=[work if moves else None for work, moves in zip(costs.work[slot].tolist(), shared.tolist(), strict=True)],
+        flow=program.flow[slot].tolist(),
+        lane=np.unique(program.rank[slot] * len(STREAMS) + program.stream[slot], return_inverse=True)[1].tolist(),
     )
 
 
-def _run(
-    env: simpy.Environment, network: SharedNetwork, program: Program, plan: _Plan
-) -> tuple[list[float], list[float], int]:
-    """The loop: start what is ready, and when it ends count it off what waits for it."""
-    size = len(plan.duration_s)
-    starts, ends = [0.0] * size, [0.0] * size
-    after, pending, duration_s = plan.after, plan.pending, plan.duration_s
-    flow_of = program.flow.tolist()
+def _run(env: simpy.Environment, network: SharedNetwork, plan: _Plan) -> tuple[list[float], list[float], int]:
+    """The loop: start what is ready, and when it ends count it off what waits for it. Starts, ends, how many ended."""
+    starts, ends = [0.0] * len(plan.slot), [0.0] * len(plan.slot)
+    after, pending, duration_s, work, flow, lane = (
+        plan.after, plan.pending, plan.duration_s, plan.work, plan.flow, plan.lane
+    )  # fmt: skip
     # One operation at a time runs on a stream, so each stream of each rank has one event, used again and again.
-    lane = (program.rank * len(STREAMS) + program.stream).tolist()
-    events = [_triggered(env) for _ in range(len(program.ranks) * len(STREAMS))]
+    events = [triggered(env) for _ in range(max(lane) + 1)]
     schedule = env.schedule
     num_done = 0
 
-    def start(node: int) -> None:
-        starts[node] = env.now
-        duration = duration_s[node]
-        if duration >= 0:
-            event = events[lane[node]]
-            event._value = node  # noqa: SLF001 - a triggered event that is used again
-            event.callbacks = on_end
-            schedule(event, NORMAL, duration)
-        else:
-            event = _triggered(env)
-            event.callbacks.append(lambda _: network.start(flow_of[node], plan.work[node], lambda: finish(node)))
-            schedule(event, NORMAL, plan.latency_s[node])
-
-    def finish(node: int) -> None:
-        nonlocal num_done
-        num_done += 1
-        ends[node] = env.now
-        for target in after[node]:
-            left = pending[target] - 1
-            pending[target] = left
-            if not left:
-                start(target)
+    def start(number: int, now: float) -> None:
+        starts[number] = now
+        event = events[lane[number]]
+        event._value, event.callbacks = number, on_end  # noqa: SLF001 - as in `triggered`
+        schedule(event, NORMAL, duration_s[number])
 
     def end(event: simpy.Event) -> None:
-        finish(event._value)  # noqa: SLF001 - as above
+        number: int = event._value  # noqa: SLF001 - as in `triggered`
+        moves = work[number]
+        if moves is None:
+            finish(number)
+        else:
+            network.start(flow[number], moves, number)
+
+    def finish(number: int) -> None:
+        nonlocal num_done
+        num_done += 1
+        ends[number] = now = env.now
+        for target in after[number]:
+            left = pending[target] = pending[target] - 1
+            if not left:
+                start(target, now)
 
     on_end = [end]
-    for node in program.nodes()[np.array(pending)[program.nodes()] == 0].tolist():
-        start(node)
+    network.on_end = finish
+    for number in [number for number, count in enumerate(pending) if not count]:
+        start(number, env.now)
     env.run()
     return starts, ends, num_done
 
 
-def _triggered(env: simpy.Environment) -> simpy.Event:
-    event = simpy.Event(env)
-    event._ok, event._value = True, None  # noqa: SLF001 - SimPy has no public way to make a triggered, unscheduled event
-    return event
-
-
-def _fixed_progress(program: Program, plan: _Plan, nodes: Ints) -> Floats:
+def _fixed_progress(program: Program, costs: _Costs) -> Floats:
     """Progress of the flows that the shared network never saw: rate x time without the latency."""
-    moved = np.zeros(len(program.flows))
-    rate = lone_rates(program.flows)
-    fixed = nodes[(program.flow[nodes] >= 0) & ~np.array(plan.is_shared)[nodes]]
+    fixed = program.nodes()
+    fixed = fixed[(program.flow[fixed] >= 0) & ~costs.is_shared[fixed] & (costs.work[fixed] > 0)]
     flow = program.flow[fixed]
-    time = np.array(plan.duration_s)[fixed] - np.array(plan.latency_s)[fixed]
-    np.add.at(moved, flow, rate[flow] * time)
-    return moved
+    moved_s = costs.alone_s[fixed] - costs.latency_s[fixed]
+    return np.bincount(flow, weights=lone_rates(program.flows)[flow] * moved_s, minlength=len(program.flows))
 
 
-def _deadlock(program: Program, pending: list[int], nodes: Ints) -> str:
+def _deadlock(program: Program, plan: _Plan) -> str:
     """A circle of operations that wait for each other."""
-    waits = {node for node in nodes.tolist() if pending[node] > 0}
-    before: dict[int, list[int]] = {}
-    for source, target in zip(program.source.tolist(), program.target.tolist(), strict=True):
-        if target in waits and source in waits:
-            before.setdefault(target, []).append(source)
+    waits = {number for number, count in enumerate(plan.pending) if count}
+    before = {target: source for source in sorted(waits) for target in plan.after[source]}
     path: list[int] = [min(waits)]
-    while before.get(path[-1]):
-        path.append(before[path[-1]][0])
-        if path[-1] in path[:-1]:
-            break
+    while path[-1] not in path[:-1]:
+        path.append(before[path[-1]])
     circle = path[path.index(path[-1]) :]
-    lines = [f"  {program.label(node)}  waits for" for node in circle]
-    return f"deadlock: {len(waits)} operations wait for each other\n" + "\n".join(lines)
+    lines = [f"  {program.label(int(plan.slot[number]))}" for number in circle]
+    return f"deadlock: {len(waits)} operations wait for each other\n" + ", which waits for\n".join(lines)

@@ -18,7 +18,8 @@ def fair_rates(num_flows: int, flow: Ints, link: Ints, load: Floats, capacity: F
     Every round freezes the flows of all such links at once. Each flow ends with a saturated link on which nobody is
     faster (Bertsekas and Gallager, Data Networks, section 6.5.2, with loads for unit weights).
 
-    >>> fair_rates(2, np.array([0, 1, 1]), np.array([0, 0, 1]), np.array([1.0, 1.0, 1.0]), np.array([10.0, 3.0])).tolist()
+    >>> flow, link = np.array([0, 1, 1]), np.array([0, 0, 1])
+    >>> fair_rates(2, flow, link, np.ones(3), np.array([10.0, 3.0])).tolist()
     [7.0, 3.0]
     """
     rate = np.full(num_flows, np.inf)

@@ -13,10 +13,11 @@ class Timeline:
     """Start and end of every slot of the program, s. Slots of one node share them: a collective runs from the moment
     at which its last member has arrived.
 
-    ready_s: when the slot's own rank had done everything that the operation comes after (its arrival).
-    kernel_s: time of each payload's kernels; kernel durations of payload i add up to those of its slots.
+    kernel_s: times of each payload's kernels, in their order; they add up to the time of its slots.
     moved: progress of each flow, integrated over its rates.
     step_s: end of the last operation.
+    played: how many events stood for the operations.
+    settlements: how often rates of flows that share links were settled.
     """
 
     program: Program
@@ -25,4 +26,5 @@ class Timeline:
     kernel_s: tuple[tuple[float, ...], ...]
     moved: Floats
     step_s: float
+    played: int
     settlements: int

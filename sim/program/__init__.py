@@ -1,0 +1,1 @@
+"""What each rank does: schedules, layers, lowering, folding, memory."""

@@ -19,9 +19,11 @@ CAUSAL_FRAC = 0.5
 """Share of the scores under a causal mask; with context parallelism each rank takes a head and a tail chunk of the
 sequence, so that every rank has the same half (Llama 3, arXiv 2407.21783 section 3.3.2)."""
 
-FORWARD_LOSS_BYTES = 34
+MAXIMUM_BYTES = 10
+FORWARD_LOSS_BYTES = 24
 BACKWARD_LOSS_BYTES = 16
-"""Per logit: Megatron-LM's vocab-parallel cross-entropy in fp32, with its casts."""
+"""Per logit: Megatron-LM's vocab-parallel cross-entropy. The cast to fp32 (6) and the maximum (4); then subtraction,
+exponential, sum and division, each over fp32 logits (24); backward the gradient in place and its cast (16)."""
 
 
 def norm(name: str, tokens: int, width: int) -> Pointwise:
@@ -194,12 +196,12 @@ def _routed(model: Model, experts: Experts, s: Shapes) -> Iterator[Piece]:
     yield Pointwise("unpermute", 2 * copy_bytes, 2 * copy_bytes)
 
 
-def layer(model: Model, s: Shapes, index: int) -> dict[str, tuple[Piece, ...]]:
-    """Pieces of layer `index` by its two halves."""
+def layer(model: Model, s: Shapes, index: int) -> tuple[Piece, ...]:
+    """Pieces of layer `index`."""
     experts = model.experts
     is_moe = experts is not None and model.is_moe_layer(index)
     mlp = moe_mlp(model, experts, s) if is_moe and experts is not None else dense_mlp(model, s)
-    return {"attention": tuple(attention(model, s)), "mlp": tuple(mlp)}
+    return (*attention(model, s), *mlp)
 
 
 def embedding(model: Model, s: Shapes) -> tuple[Piece, ...]:
@@ -215,11 +217,15 @@ def embedding(model: Model, s: Shapes) -> tuple[Piece, ...]:
 def head(model: Model, s: Shapes) -> tuple[Piece, ...]:
     """Final norm, logits, cross-entropy. Over a split vocabulary the loss reduces maximum, sum and target logit."""
     logits = s.tokens * s.vocab
-    reduce = [Exchange("tp", 4 * s.tokens, "all_reduce", None)] * (3 if s.tp > 1 else 0)
+    reduce = [Exchange("tp", 4 * s.tokens, "all_reduce", None)] * (1 if s.tp > 1 else 0)
     return (
         norm("final norm", s.tokens_sp, model.hidden),
         *gather_tokens(s, model.hidden),
         replace(linear(s, "head", s.tokens, s.vocab, model.hidden), cause="head"),
+        Pointwise("logit maximum", MAXIMUM_BYTES * logits, 0.0, "head"),
+        *reduce,
         Pointwise("cross-entropy", FORWARD_LOSS_BYTES * logits, BACKWARD_LOSS_BYTES * logits, "head"),
         *reduce,
+        *reduce,
+        Pointwise("loss", 4 * 4 * s.tokens, 4 * s.tokens, "head"),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -29,7 +28,7 @@ from sim.spec.layout import num_stages, pp_ranks
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric, Ints
 
-Fidelity = Literal["full", "folded"]
+Fidelity = Literal["full", "folded", "fused"]
 
 
 def num_microbatches(scenario: Scenario) -> int:
@@ -45,7 +44,8 @@ def schedule_table(scenario: Scenario) -> Table:
 
 
 def lower(scenario: Scenario, fabric: Fabric, fidelity: Fidelity) -> Program:
-    """The operations of the scenario's step: of every rank (`full`) or of one for each class of like ranks."""
+    """The operations of the scenario's step: of every rank (`full`) or of one for each class of like ranks (`folded`;
+    `fused` too, where the engine plays runs of them as one event)."""
     payloads = Payloads()
     tables = _rank_tables(scenario, payloads)
     types = flow_types(payloads.items, scenario.layout, fabric, scenario.network)
@@ -152,49 +152,41 @@ def _simulated_ranks(tables: list[RankTable], folding: Folding, rank_program: In
         pp_rank = int(rank_program[rank])
         table = tables[pp_rank]
         end = first + len(table.payload)
-        ranks.append(SimulatedRank(rank, pp_rank, count, first, end, table.actions))
+        ranks.append(SimulatedRank(rank, pp_rank, count, first, end, table.actions, table.shapes))
         first = end
     return tuple(ranks)
 
 
-@dataclass
 class _FlowIndex:
-    """Which flow a simulated rank uses for each flow type, and who is at the other end of its sends."""
+    """Which flow a simulated rank uses for each flow type, and who is at the other end of its sends.
 
-    number: dict[FlowType, int]
-    table: Ints
-    sender: Ints
-    receiver: Ints
+    receiver: (flows,) the rank at the end of a pipeline hop, -1 for collectives.
+    """
 
-    def __init__(self, quotient: Flows) -> None:
-        self.number = {kind: index for index, kind in enumerate(quotient.types)}
-        num_ranks = int(quotient.member_rank.max()) + 1 if len(quotient) else 1
-        self.table = np.full((len(quotient.types), num_ranks), -1, dtype=np.int64)
-        sends = quotient.member_role == 0
-        flow, rank = quotient.member_flow[sends], quotient.member_rank[sends]
-        self.table[quotient.type[flow], rank] = flow
-        self.sender = np.full(len(quotient), -1, dtype=np.int64)
-        self.sender[flow] = rank
-        self.receiver = np.full(len(quotient), -1, dtype=np.int64)
-        self.receiver[quotient.member_flow[~sends]] = quotient.member_rank[~sends]
+    def __init__(self, flows: Flows) -> None:
+        self.number = {kind: index for index, kind in enumerate(flows.types)}
+        num_ranks = int(flows.member_rank.max()) + 1 if len(flows) else 1
+        is_receiver = flows.member_role == 1
+        flow, rank = flows.member_flow[~is_receiver], flows.member_rank[~is_receiver]
+        self._table = np.full((len(flows.types), num_ranks), -1, dtype=np.int64)
+        self._table[flows.type[flow], rank] = flow
+        sender = np.full(len(flows), -1, dtype=np.int64)
+        sender[flow] = rank
+        self.receiver = np.full(len(flows), -1, dtype=np.int64)
+        self.receiver[flows.member_flow[is_receiver]] = flows.member_rank[is_receiver]
+        hops = np.flatnonzero(self.receiver >= 0)
+        streams = [flows.types[kind].stream for kind in flows.type[hops].tolist()]
+        self.sender = dict(
+            zip(zip(self.receiver[hops].tolist(), streams, strict=True), sender[hops].tolist(), strict=True)
+        )
 
     def flows(self, type_of_slot: Ints, rank: Ints) -> Ints:
-        """Flow of each slot."""
+        """Flow of each slot, -1 for compute."""
         result = np.full(len(rank), -1, dtype=np.int64)
         moves = type_of_slot >= 0
-        result[moves] = self.table[type_of_slot[moves], rank[moves]]
-        assert (result[moves] >= 0).all()
+        result[moves] = self._table[type_of_slot[moves], rank[moves]]
+        assert (result[moves] >= 0).all(), "a rank communicates in a group that it is no member of"
         return result
-
-    def neighbour(self, rank: int, stream: str) -> int:
-        """The simulated rank that sends to `rank` on a pipeline stream."""
-        for kind, number in self.number.items():
-            if kind.stream == stream:
-                candidates = self.table[number]
-                for flow in candidates[candidates >= 0].tolist():
-                    if self.receiver[flow] == rank:
-                        return int(self.sender[flow])
-        raise AssertionError(f"nobody sends to simulated rank {rank} on {stream}")
 
 
 def _join(payloads: list[Payload], payload: Ints, stream: Ints, rank: Ints, flow: Ints) -> Ints:
@@ -233,7 +225,7 @@ def _arrivals(
                 local[key] = (sender_pp, *_matched(tables[sender_pp], tables[rank.pp_rank], kind, step))
             _, sent, consumed = local[key]
             if len(sent):
-                sender = ranks[flow_of.neighbour(index, stream)]
+                sender = ranks[flow_of.sender[index, stream]]
                 assert sender.pp_rank == sender_pp
                 edges.append((sent + sender.first, consumed + rank.first))
     return edges

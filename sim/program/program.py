@@ -18,6 +18,7 @@ class SimulatedRank:
 
     rank: the first of them.  pp_rank: their place in the pipeline.  count: how many they are.
     first, end: its slots in the program's columns.  actions: the schedule's action of each of its blocks.
+    shapes: (blocks,) number of the distinct block that each of them repeats.
     """
 
     rank: int
@@ -26,6 +27,7 @@ class SimulatedRank:
     first: int
     end: int
     actions: tuple[Action | None, ...]
+    shapes: Ints
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ class RankTable:
     """Operations of a pipeline rank in issue order (columns `payload`, `stream`, `block`) and what they come after
     (edges source -> target). Operations are counted from 0 within the rank.
 
-    actions: the schedule's action of each block; None for the end of the step.
+    actions: the schedule's action of each block; None for the end of the step.  shapes: number of the distinct block
+    that each block repeats.
     entries: for each action, the operations that consume what its neighbour sent.  sends: for each action, its send.
     """
 
@@ -60,6 +61,7 @@ class RankTable:
     source: Ints
     target: Ints
     actions: tuple[Action | None, ...]
+    shapes: Ints
     entries: dict[Action, tuple[int, ...]]
     sends: dict[Action, int]
 
@@ -160,9 +162,14 @@ def rank_table(
         payload=np.concatenate([stamp.payload for stamp in stamps]),
         stream=np.concatenate([stamp.stream for stamp in stamps]),
         block=np.repeat(np.arange(len(stamps)), sizes),
-        source=np.concatenate([stamp.source + base for stamp, base in zip(stamps, bases, strict=True)] + [between[:, 0]]),
-        target=np.concatenate([stamp.target + base for stamp, base in zip(stamps, bases, strict=True)] + [between[:, 1]]),
+        source=np.concatenate(
+            [stamp.source + base for stamp, base in zip(stamps, bases, strict=True)] + [between[:, 0]]
+        ),
+        target=np.concatenate(
+            [stamp.target + base for stamp, base in zip(stamps, bases, strict=True)] + [between[:, 1]]
+        ),
         actions=tuple(actions),
+        shapes=np.unique([id(block) for block in blocks], return_inverse=True)[1].ravel(),
         entries=entries,
         sends=sends,
     )

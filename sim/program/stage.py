@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sim.cost.kernels import Stream
 from sim.program.layers import embedding, head, layer
 from sim.program.operations import Block, BlockBuilder, Collective, Send
-from sim.program.passes import backward_pass, forward_pass
+from sim.program.passes import RECOMPUTE, PassBuilder, backward_pass, forward_pass
 from sim.program.pieces import Piece
 from sim.program.shapes import BYTES, Shapes, shapes
 from sim.program.shards import Shard, embedding_shard, head_shard, layer_shard, vocabulary_shard
@@ -41,7 +41,7 @@ class Unit:
     """A part of a stage whose parameters are gathered and reduced together: the embedding, a layer, or the head."""
 
     label: str
-    halves: dict[str, tuple[Piece, ...]]
+    pieces: tuple[Piece, ...]
     shard: Shard
     is_layer: bool
 
@@ -105,12 +105,12 @@ def units_of_stage(scenario: Scenario, stage: int, s: Shapes) -> tuple[Unit, ...
     last_stage = num_stages(layout) - 1
     units = []
     if stage == 0:
-        units.append(Unit("embedding", {"embedding": embedding(model, s)}, embedding_shard(scenario), is_layer=False))
+        units.append(Unit("embedding", embedding(model, s), embedding_shard(scenario), is_layer=False))
     for index in layers_of_stages(layout, model.num_layers)[stage]:
         shard = layer_shard(scenario, index)
         units.append(Unit(f"layer {index}", layer(model, s, index), shard, is_layer=True))
     if stage == last_stage:
-        units.append(Unit("head", {"head": head(model, s)}, head_shard(scenario), is_layer=False))
+        units.append(Unit("head", head(model, s), head_shard(scenario), is_layer=False))
     return tuple(units)
 
 
@@ -130,6 +130,7 @@ def forward_block(units: Sequence[Unit], rep: Replication, *, is_first: bool, se
     """Forward pass of one micro-batch. The first one of the step waits for the parameters, bucket by bucket, that
     ZeRO-1 and ZeRO-2 gather after the step before."""
     builder = BlockBuilder()
+    run = PassBuilder(builder)
     gathers: dict[int, list[int]] = {}
     if rep.zero == 3:
         gathers = {index: _gather(builder, rep, unit.shard) for index, unit in enumerate(units)}
@@ -140,11 +141,12 @@ def forward_block(units: Sequence[Unit], rep: Replication, *, is_first: bool, se
             start = end + 1
     for index, unit in enumerate(units):
         for gather in gathers.get(index, ()):
-            builder.wait(gather)
-        for label, pieces in unit.halves.items():
-            forward_pass(builder, pieces, label)
+            run.wait(gather)
+        forward_pass(run, unit.pieces)
         if rep.zero == 3:
+            run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
+    run.flush()
     if send is not None:
         builder.communicate(send)
     return builder.build()
@@ -156,6 +158,7 @@ def backward_block(
     """Backward pass of one micro-batch. The last one of the step (with ZeRO-2 and ZeRO-3 every one) reduces gradients:
     bucket by bucket beside the layers that follow, or after all of them."""
     builder = BlockBuilder()
+    run = PassBuilder(builder)
     order = list(reversed(units))
     reduces = is_last or rep.zero >= 2
     full = {index: shard for shard, index in buckets(order, rep)} if reduces else {}
@@ -163,17 +166,23 @@ def backward_block(
     gathers = [_gather(builder, rep, unit.shard) if rep.zero == 3 else [] for unit in order]
     for index, unit in enumerate(order):
         for gather in gathers[index]:
-            builder.wait(gather)
-        _unit_backward(builder, unit, recompute=training.recompute, overlaps=training.overlap.tensor)
+            run.wait(gather)
+        if training.recompute == "full" and unit.is_layer:
+            forward_pass(run, unit.pieces, RECOMPUTE)
+        backward_pass(
+            run, unit.pieces, overlaps=training.overlap.tensor, recomputes_core=training.recompute == "selective"
+        )
+        calls = list(rep.reductions(full[index])) if index in full else []
+        if rep.zero == 3 or (calls and rep.overlaps_reduce):
+            run.flush()
         if rep.zero == 3:
             builder.uses.append((tuple(gathers[index]), builder.last()))
-        if index in full:
-            calls = list(rep.reductions(full[index]))
-            if rep.overlaps_reduce:
-                for call in calls:
-                    builder.communicate(call)
-            else:
-                late += calls
+        if rep.overlaps_reduce:
+            for call in calls:
+                builder.communicate(call)
+        else:
+            late += calls
+    run.flush()
     if send is not None:
         builder.communicate(send)
     builder.tail += [builder.communicate(call) for call in late]
@@ -182,15 +191,6 @@ def backward_block(
 
 def _gather(builder: BlockBuilder, rep: Replication, shard: Shard) -> list[int]:
     return [builder.gather_ahead(call) for call in rep.gathers(shard)]
-
-
-def _unit_backward(builder: BlockBuilder, unit: Unit, *, recompute: str, overlaps: bool) -> None:
-    if recompute == "full" and unit.is_layer:
-        for label, pieces in unit.halves.items():
-            forward_pass(builder, pieces, f"{label} recompute", is_recompute=True)
-    recomputes_core = recompute == "selective"
-    for label, pieces in reversed(unit.halves.items()):
-        backward_pass(builder, pieces, f"{label} backward", overlaps=overlaps, recomputes_core=recomputes_core)
 
 
 def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[int, tuple[Unit, ...]]) -> Block:
@@ -204,7 +204,9 @@ def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[i
             shard += unit.shard
     if model.tied_embeddings and layout.pp > 1 and pp_rank in (0, layout.pp - 1):
         tied = vocabulary_shard(scenario)
-        builder.wait(builder.communicate(Collective("embedding", "all_reduce", "embedding", tied.total * rep.grad_bytes)))
+        builder.wait(
+            builder.communicate(Collective("embedding", "all_reduce", "embedding", tied.total * rep.grad_bytes))
+        )
     owned = shard.dense / (rep.dense if rep.zero else 1) + shard.expert / (rep.expert if rep.zero else 1)
     builder.compute("gradient norm", (Stream("gradient norm", GRAD_NORM_BYTES * owned, "optimizer"),))
     if num_ranks(layout) > 1:

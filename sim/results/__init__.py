@@ -1,0 +1,1 @@
+"""What a timeline means: breakdown, bubble, overlap, use of links."""

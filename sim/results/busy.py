@@ -59,7 +59,9 @@ def communication(timeline: Timeline, rank: int) -> dict[str, Communication]:
     rows = _rows(timeline, rank)
     found: dict[str, Communication] = {}
     for kind in (*sorted(set(rows)), "all"):
-        chosen = np.concatenate(list(rows.values())) if kind == "all" and rows else rows.get(kind, np.zeros(0, np.int64))
+        chosen = (
+            np.concatenate(list(rows.values())) if kind == "all" and rows else rows.get(kind, np.zeros(0, np.int64))
+        )
         moving = chosen[timeline.end_s[chosen] > timeline.start_s[chosen]]
         if not len(moving):
             found[kind] = Communication(0.0, 0.0)

@@ -19,20 +19,31 @@ ACROSS_PIPELINE = ("grad_norm", "embedding")
 """Collectives that join pipeline ranks: who waits in them, waits for the rest of the pipeline."""
 
 
+SAME_INSTANT = 1e-12
+"""Differences below this share of the step are rounding: a run's inner times are sums in another order."""
+
+
 @dataclass(frozen=True)
 class Idle:
-    """Idle intervals of one rank's compute stream with their causes: columns of equal length."""
+    """Idle intervals of one rank's compute stream: columns of equal length; `cause` is an index into `causes`."""
 
-    cause: tuple[str, ...]
+    causes: tuple[str, ...]
+    cause: Ints
     start_s: Floats
     end_s: Floats
 
     def seconds(self) -> dict[str, float]:
         """Time of each cause."""
-        total: dict[str, float] = {}
-        for cause, length in zip(self.cause, (self.end_s - self.start_s).tolist(), strict=True):
-            total[cause] = total.get(cause, 0.0) + length
-        return total
+        total = np.bincount(self.cause, weights=self.end_s - self.start_s, minlength=len(self.causes))
+        return dict(zip(self.causes, total.tolist(), strict=True))
+
+    def within(self, cause: str, start_s: float, end_s: float) -> float:
+        """Time of a cause between two moments."""
+        if cause not in self.causes:
+            return 0.0
+        mine = self.cause == self.causes.index(cause)
+        inside = np.minimum(self.end_s[mine], end_s) - np.maximum(self.start_s[mine], start_s)
+        return float(np.maximum(inside, 0.0).sum())
 
 
 @dataclass(frozen=True)
@@ -50,12 +61,25 @@ class Releases:
         program = timeline.program
         self.timeline = timeline
         order = np.argsort(program.target, kind="stable")
-        self._source = program.source[order]
-        self._cuts = np.searchsorted(program.target[order], np.arange(len(program.node) + 1))
+        self._source, target = program.source[order], program.target[order]
+        self._cuts = np.searchsorted(target, np.arange(len(program.node) + 1))
+        self.latest_of = self._latest_of_all(target)
         flows = program.flows
         self._members: dict[int, set[int]] = {}
         for flow, rank in zip(flows.member_flow.tolist(), flows.member_rank.tolist(), strict=True):
             self._members.setdefault(flow, set()).add(rank)
+
+    def _latest_of_all(self, target: Ints) -> Ints:
+        """What each node waited for longest (the first of equals); -1 for those that wait for nothing."""
+        latest = np.full(len(self._cuts) - 1, -1, dtype=np.int64)
+        if len(target):
+            nodes, firsts = np.unique(target, return_index=True)
+            end_s = self.timeline.end_s[self._source]
+            ready_s = np.maximum.reduceat(end_s, firsts)
+            is_latest = end_s == np.repeat(ready_s, np.diff(np.append(firsts, len(target))))
+            numbers = np.where(is_latest, self._source, np.iinfo(np.int64).max)
+            latest[nodes] = np.minimum.reduceat(numbers, firsts)
+        return latest
 
     def before(self, node: int) -> Ints:
         """Nodes that `node` comes after."""
@@ -77,12 +101,15 @@ class Releases:
         end_s = self.timeline.end_s
         return max(before, key=lambda other: (end_s[other], -other), default=None)
 
-    def causes(self, node: int, rank: int, start_s: float, end_s: float, window: Window) -> Iterator[tuple[str, float, float]]:
+    def causes(
+        self, node: int, rank: int, start_s: float, end_s: float, window: Window
+    ) -> Iterator[tuple[str, float, float]]:
         """Causes of an idle interval of `rank` that ended when `node` did, the latest first."""
         program, timeline = self.timeline.program, self.timeline
+        same_s = SAME_INSTANT * timeline.step_s
         hi = end_s
         current: int | None = node
-        while hi > start_s:
+        while hi > start_s + same_s:
             assert current is not None, "idle time that nothing explains"
             payload = program.payloads[program.payload[current]]
             if isinstance(payload, Compute):
@@ -140,21 +167,29 @@ def pipeline_window(timeline: Timeline, rank: int | None = None) -> Window:
 
 def idle(timeline: Timeline, releases: Releases, rank: int, window: Window) -> Idle:
     """Every idle interval of a simulated rank between 0 and the end of the step."""
+    program = timeline.program
     slots = compute_slots(timeline, rank)
     start_s, end_s = timeline.start_s[slots], timeline.end_s[slots]
     before = np.concatenate([[0.0], end_s[:-1]])
-    found: list[tuple[str, float, float]] = []
-    for index in np.flatnonzero(start_s > before).tolist():
-        node = int(slots[index])
-        lo, hi = float(before[index]), float(start_s[index])
-        released_by = releases.latest(node)
-        assert released_by is not None, "an operation that waits for nothing starts late"
-        found += reversed(list(releases.causes(released_by, rank, lo, hi, window)))
-    found += _tail(timeline, releases, rank, float(end_s[-1]), window)
+    same_s = SAME_INSTANT * timeline.step_s
+    late = np.flatnonzero(start_s > before + same_s)
+    released_by = releases.latest_of[slots[late]]
+    assert (released_by >= 0).all(), "an operation that waits for nothing starts late"
+    # Nearly always one transfer ran through the whole interval; the others are walked one by one.
+    kinds = [None if isinstance(item, Compute) else f"exposed_{item.kind}" for item in program.payloads]
+    causes = tuple(sorted({kind for kind in kinds if kind is not None})) + (BUBBLE, WAIT_PEER, STEP_END)
+    number = np.array([-1 if kind is None else causes.index(kind) for kind in kinds], dtype=np.int64)
+    code = number[program.payload[released_by]]
+    is_plain = (code >= 0) & (timeline.start_s[released_by] <= before[late] + same_s)
+    walked: list[tuple[str, float, float]] = []
+    for index, node in zip(late[~is_plain].tolist(), released_by[~is_plain].tolist(), strict=True):
+        walked += releases.causes(node, rank, float(before[index]), float(start_s[index]), window)
+    walked += _tail(timeline, releases, rank, float(end_s[-1]), window)
     return Idle(
-        cause=tuple(cause for cause, _, _ in found),
-        start_s=np.array([start for _, start, _ in found]),
-        end_s=np.array([end for _, _, end in found]),
+        causes=causes,
+        cause=np.concatenate([code[is_plain], np.array([causes.index(c) for c, _, _ in walked], dtype=np.int64)]),
+        start_s=np.concatenate([before[late][is_plain], [start for _, start, _ in walked]]),
+        end_s=np.concatenate([start_s[late][is_plain], [end for _, _, end in walked]]),
     )
 
 
@@ -168,7 +203,7 @@ def _tail(
     done_s = max(float(timeline.end_s[last]), start_s)
     found: list[tuple[str, float, float]] = []
     if done_s > start_s:
-        found += reversed(list(releases.causes(last, rank, start_s, done_s, window)))
+        found += releases.causes(last, rank, start_s, done_s, window)
     edge = min(max(window.end_s, done_s), timeline.step_s)
     if edge > done_s:
         found.append((BUBBLE, done_s, edge))

@@ -24,10 +24,8 @@ class TierUse:
 def link_bytes(timeline: Timeline) -> Floats:
     """Bytes on one link of each class, from the integral of the flows' rates."""
     flows = timeline.program.flows
-    carried: Floats = np.bincount(
-        flows.row_link, weights=flows.row_load * timeline.moved[flows.row_flow], minlength=len(flows.link_bytes_per_s)
-    )
-    return carried
+    loads = flows.row_load * timeline.moved[flows.row_flow]
+    return np.bincount(flows.row_link, weights=loads, minlength=len(flows.link_bytes_per_s)).astype(np.float64)
 
 
 def link_use(timeline: Timeline) -> dict[str, TierUse]:

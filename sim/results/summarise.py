@@ -80,7 +80,7 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
         num_gpus=gpus,
         simulated_ranks=len(program.ranks),
         operations=program.num_operations(),
-        simulated_operations=len(program.nodes()),
+        simulated_operations=timeline.played,
         notes=(),
     )
 
@@ -105,12 +105,7 @@ def _mean(ranks: list[RankSummary]) -> dict[str, float]:
 
 
 def _steady_bubble_s(ranks: list[RankSummary]) -> float:
-    total = 0.0
-    for rank in ranks:
-        inside = np.array([cause == BUBBLE for cause in rank.idle.cause], dtype=bool)
-        start_s = np.maximum(rank.idle.start_s[inside], rank.span.start_s)
-        end_s = np.minimum(rank.idle.end_s[inside], rank.span.end_s)
-        total += rank.count * float(np.maximum(end_s - start_s, 0.0).sum())
+    total = sum(rank.count * rank.idle.within(BUBBLE, rank.span.start_s, rank.span.end_s) for rank in ranks)
     return total / sum(rank.count for rank in ranks)
 
 

@@ -1,0 +1,1 @@
+"""What exists: model, GPU, topology, layout, training, and the scenario that joins them."""

@@ -44,11 +44,11 @@ def model_flop(model: Model, seq_len: int, *, causal: bool) -> float:
     The backward pass has two products, for the input's and the weight's gradient, for each one of the forward pass.
     `causal` counts half of the score and value products, else the full square.
 
-    With full attention that is (6 N + 12 L H Q T) T, PaLM's definition of MFU (arXiv 2204.02311, appendix B); for a GPT
-    with ungated MLP of width 4 h it is 72 s l h^2 (1 + s / (6 h) + V / (12 l h)) (Narayanan et al. 2021, arXiv
-    2104.04473, appendix: their 96 b s l h^2 (1 + s / (6 h) + V / (16 l h)) holds a second forward pass of the layers for
-    recomputation). The rule 6 N leaves attention out: at 8,192 tokens that is 21 % of Llama-3.1-8B. Half attention is
-    what Megatron-LM counts today (megatron/training/training.py).
+    With full attention that is (6 N + 12 L H Q T) T, PaLM's definition of MFU (arXiv 2204.02311, appendix B). For a GPT
+    with ungated MLP of width 4 h it is 72 s l h^2 (1 + s / (6 h) + V / (12 l h)): Narayanan et al. 2021, arXiv
+    2104.04473, section 5.1, whose 96 s l h^2 (1 + s / (6 h) + V / (16 l h)) holds a second forward pass of the layers.
+    The rule 6 N leaves attention out: at 8,192 tokens that is 22 % of Llama-3.1-8B. Half attention is what Megatron-LM
+    counts today (megatron/training/training.py).
     """
     flop_by_term = forward_flop_by_term(model, seq_len)
     if causal:

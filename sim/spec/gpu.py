@@ -77,7 +77,7 @@ class Gpu(Spec):
     attention: AttentionConstants
     memory_bound: StreamConstants
     sources: dict[str, str]
-    estimated: tuple[str, ...] = ()
+    estimated: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _every_number_has_a_source(self) -> Gpu:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from sim.spec.quantity import Count, Spec
 
@@ -23,6 +23,24 @@ class StageLayers(Spec):
 
     first: Annotated[int, Field(ge=0, strict=True)]
     last: Annotated[int, Field(ge=0, strict=True)]
+
+
+def _kind_of_stage_layers(value: Any) -> str | None:
+    if isinstance(value, (tuple, list)):
+        return "list"
+    return "ends" if isinstance(value, (dict, StageLayers)) else None
+
+
+LayersOfEach = tuple[Annotated[int, Field(ge=0, strict=True)], ...]
+# The discriminator makes a mistake in one form speak of that form alone.
+StageLayersField = Annotated[
+    Annotated[LayersOfEach, Field(strict=False), Tag("list")] | Annotated[StageLayers, Tag("ends")],
+    Discriminator(
+        _kind_of_stage_layers,
+        custom_error_type="stage_layers",
+        custom_error_message="allowed a list with the layers of each virtual stage, or first and last",
+    ),
+]
 
 
 class Layout(Spec):
@@ -39,7 +57,7 @@ class Layout(Spec):
     zero: Literal[0, 1, 2, 3] = 0
     schedule: str
     order: str = "tp-cp-ep-dp-pp"
-    stage_layers: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | StageLayers | None = None
+    stage_layers: StageLayersField | None = None
 
 
 def axis_sizes(layout: Layout) -> dict[str, int]:
@@ -59,8 +77,12 @@ def edp(layout: Layout) -> int:
 
 
 def _grid(layout: Layout, sizes: dict[str, int]) -> tuple[list[str], Ints]:
-    """Axes from the outermost to the innermost, and the ranks as an array with one dimension for each axis."""
-    axes = [axis for axis in reversed(layout.order.split("-")) if axis in sizes]
+    """Axes from the outermost to the innermost, and the ranks as an array with one dimension for each axis.
+
+    An axis that the order leaves out has size 1.
+    """
+    given = layout.order.split("-")
+    axes = [axis for axis in reversed([*given, *(axis for axis in AXES if axis not in given)]) if axis in sizes]
     ranks = np.arange(math.prod(sizes.values()), dtype=np.int64)
     return axes, ranks.reshape([sizes[axis] for axis in axes])
 

@@ -77,7 +77,9 @@ class Model(Spec):
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads = {self.num_heads} is no multiple of num_kv_heads = {self.num_kv_heads}")
         if self.latent_attention is not None and (self.qk_norm or self.qkv_bias):
-            raise ValueError("qk_norm and qkv_bias belong to attention without latent_attention, whose latents are normed")
+            raise ValueError(
+                "qk_norm and qkv_bias belong to attention without latent_attention, whose latents are normed"
+            )
         return self
 
     def is_moe_layer(self, layer: int) -> bool:

@@ -16,7 +16,7 @@ class LayerParameters:
     """Parameters of one layer, unsharded, by term and by what divides them (as Megatron-Core places them).
 
     attention_q_out: divided by tp. Query and output projection; with MLA the up-projections and the output.
-    attention_kv: divided by min(tp, num_kv_heads): beyond one head a rank, heads are replicated. Key and value projection.
+    attention_kv: divided by min(tp, num_kv_heads): a rank has one head or more. Key and value projection.
     attention_replicated: on every rank of a tensor-parallel group. MLA's down-projections and the norms of its latents,
         the norms of queries and keys, the output projection's bias (added after the reduction).
     dense_mlp_sharded, shared_sharded: divided by tp. Up, gate and down projection, the bias of the first two.
@@ -72,9 +72,7 @@ class LayerParameters:
     @property
     def replicated(self) -> int:
         """What every rank of a tensor-parallel group holds whole."""
-        return (
-            self.attention_replicated + self.dense_mlp_replicated + self.shared_replicated + self.router + self.norms
-        )
+        return self.attention_replicated + self.dense_mlp_replicated + self.shared_replicated + self.router + self.norms
 
     @property
     def total(self) -> int:
@@ -122,7 +120,7 @@ def parameters(model: Model) -> Parameters:
     """Parameters of `model` by term.
 
     For a GPT with biases, layer norms, ungated MLP of width 4 h and tied embeddings the total without the final norm is
-    12 l h^2 (1 + 13 / (12 h) + (V + s) / (12 l h)). Source: Narayanan et al. 2021, arXiv 2104.04473, equation 2 (which
+    12 l h^2 (1 + 13 / (12 h) + (V + s) / (12 l h)). Source: Narayanan et al. 2021, arXiv 2104.04473, section 5.1 (which
     leaves out the final norm's 2 h).
     """
     layers = [layer_parameters(model, layer) for layer in range(model.num_layers)]

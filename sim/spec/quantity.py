@@ -10,9 +10,14 @@ from sim import units
 
 
 class Spec(BaseModel):
-    """Something that a file describes: frozen, unknown keys refused, read by the file's key or the field's name."""
+    """Something that a file describes: frozen, unknown keys refused, read by the file's key or the field's name.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+    Strict: `yes` is no boolean, `true` no number and `'8'` no count.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 def _reader(dimension: str) -> BeforeValidator:

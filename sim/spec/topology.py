@@ -5,12 +5,13 @@ A fabric family (one file each in `sim.spec.fabrics`) turns the numbers of a top
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from sim.registry import Registry
 from sim.spec.quantity import Spec
@@ -57,7 +58,7 @@ class Routes:
     latency_s: Floats
 
 
-class Fabric(Protocol):
+class Fabric(Hashable, Protocol):
     """A built topology: integer tables at run time, a NetworkX graph on demand. Hashed by identity."""
 
     @property
@@ -97,7 +98,7 @@ class FabricSpec(Spec):
 
     name: str
     sources: dict[str, str]
-    estimated: tuple[str, ...] = ()
+    estimated: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _every_number_has_a_source(self) -> Self:

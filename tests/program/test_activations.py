@@ -167,3 +167,23 @@ def test_expert_tensor_parallelism_gathers_tokens_and_splits_widths() -> None:
     model = gpt(8, 2, experts=MOE)
     s = replace(shapes_of(model, seq_len=4), etp=2)
     assert moe_half(model, s) == 4 * (16 + 16 + 32 + 16) + 16 * (16 + 32)
+
+
+def test_sequence_parallelism_splits_what_lies_between_blocks_of_an_moe_layer() -> None:
+    """tp = 2: of 4 tokens, 2 pass norms, router and dispatch (4 copies); the shared expert sees all at half width."""
+    model = gpt(8, 2, experts=MOE)
+    s = shapes_of(model, seq_len=4, tp=2, is_sequence_parallel=True)
+    attention_bytes = 2 * (16 + 16) + 4 * (24 + 8 + 4)
+    moe_bytes = 2 * (16 + 16 + 32) + 4 * (16 + 32 + 32) + 4 * (4 + 4)
+    assert layer_bytes(layer_kept(model, s, 1), "none") == attention_bytes + moe_bytes
+
+
+def test_sequence_parallelism_splits_latents_and_the_head() -> None:
+    """tp = 2: 2 of 4 tokens between blocks, one of two heads; q latent 6, kv latent 5, heads 5 + 5 + 4 wide."""
+    mla = LatentAttention(q_lora_rank=6, kv_lora_rank=5, qk_nope_head_dim=3, qk_rope_head_dim=2, v_head_dim=4)
+    model = gpt(8, 2, latent_attention=mla)
+    s = shapes_of(model, seq_len=4, tp=2, is_sequence_parallel=True)
+    attention_bytes = 2 * (16 + 16 + 24 + 20) + 4 * (28 + 8 + 4)
+    mlp_bytes = 2 * (16 + 16) + 4 * (32 + 32)
+    assert layer_bytes(layer_kept(model, s, 0), "none") == attention_bytes + mlp_bytes
+    assert head_bytes(model, s) == 2 * (16 + 16)

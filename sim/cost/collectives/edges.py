@@ -12,8 +12,10 @@ from sim.spec.topology import Fabric, Floats, Ints
 
 @dataclass(frozen=True)
 class Edges:
-    """Messages of a collective. Columns of equal length: group, source and target GPU, and the bytes that go from one
-    to the other for each byte of the collective's message."""
+    """Messages of a collective. Columns of equal length.
+
+    group, source GPU, target GPU, and the bytes that go from one to the other for each byte of the message.
+    """
 
     group: Ints
     source: Ints
@@ -49,7 +51,8 @@ def loads(edges: Edges, fabric: Fabric) -> Loads:
     num_links = len(fabric.links)
     key = edges.group[routes.pair] * num_links + routes.link
     keys, place = np.unique(key, return_inverse=True)
-    total = np.bincount(place, weights=routes.share * edges.bytes_per_byte[routes.pair], minlength=len(keys))
+    each = routes.share * edges.bytes_per_byte[routes.pair]
+    total = np.bincount(place, weights=each, minlength=len(keys)).astype(np.float64)
     return Loads(keys // num_links, keys % num_links, total, routes.latency_s)
 
 
@@ -68,7 +71,7 @@ def even_groups(members: Ints, fabric: Fabric) -> Iterator[EvenGroups]:
 
     members: (groups, members of a group).
     """
-    num_groups, size = members.shape
+    size = members.shape[1]
     by_node = np.argsort(fabric.node_of(members), axis=1, kind="stable")
     ordered = np.take_along_axis(members, by_node, axis=1)
     per_node = members_per_node(members, fabric)

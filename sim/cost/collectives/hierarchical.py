@@ -14,8 +14,7 @@ from sim.spec.topology import Fabric, Floats, Ints
 
 @final
 class Hierarchical:
-    """k members on each of N nodes: S bytes are scattered over a node's members, and each shard of S / k bytes goes
-    around the N members of one position.
+    """Two levels of rings: S bytes over the k members of a node, S / k bytes over the N nodes for each position.
 
     The message is cut into chunks that follow each other through the phases, so that all phases load their links at
     once and the collective is one transfer whose loads are the sums. Latency is that of the phases one after the

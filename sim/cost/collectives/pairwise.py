@@ -19,8 +19,8 @@ class Pairwise:
     """A direct all_to_all: S / n bytes from each of n members to each other one, all at the same time.
 
     Latency is that of the longest route: the messages do not wait for each other. Source: NCCL's all-to-all is grouped
-    sends and receives (NCCL user guide, point-to-point communication). Error: the time to launch n - 1 sends, and NCCL's
-    detour over the NVLink neighbour on the target's rail (PXN), are left out.
+    sends and receives (NCCL user guide, point-to-point communication). Error: the time to launch n - 1 sends, and
+    NCCL's detour over the NVLink neighbour on the target's rail (PXN), are left out.
     """
 
     ops = frozenset({"all_to_all"})

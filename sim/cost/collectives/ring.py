@@ -45,8 +45,8 @@ def bytes_per_edge(op: str, size: int) -> float:
 class Ring:
     """Each member passes shards to the next one.
 
-    Latency is `bytes_per_edge` x the time for an empty message to go once around: 2 (n - 1) hops of equal latency for an
-    all_reduce of n members, n - 1 for an all_gather, reduce_scatter or broadcast, as in NCCL's model
+    Latency is `bytes_per_edge` x the time for an empty message to go once around: 2 (n - 1) routes of equal latency for
+    an all_reduce of n members, n - 1 for an all_gather, reduce_scatter or broadcast, as in NCCL's model
     (src/graph/tuning.cc, 2.30.7), of which the constant part of a launch is left out.
     """
 

@@ -26,10 +26,8 @@ def tree_parents(num_nodes: int) -> Ints:
            [ 1,  3,  1, -1]])
     """
     first = _binary_tree(num_nodes)
-    if num_nodes % 2 == 0:
-        other = np.arange(num_nodes)[::-1]
-    else:
-        other = np.roll(np.arange(num_nodes), 1)
+    nodes = np.arange(num_nodes)
+    other = nodes[::-1] if num_nodes % 2 == 0 else np.roll(nodes, 1)
     second = np.full(num_nodes, -1)
     number = np.argsort(other)
     has_parent = first[other] >= 0
@@ -98,8 +96,10 @@ def _under_first_node(parents: Ints) -> Ints:
 
 
 def _chains(num_nodes: int, per_node: int, *, is_rooted: bool) -> Ints:
-    """Positions along the chain of each (node, channel): channel c starts at its head c, (nodes, k, k). In a broadcast
-    the first node's chains start at the root instead and pass by the heads."""
+    """Positions along the chain of each (node, channel), (nodes, k, k).
+
+    Channel c starts at its head c. In a broadcast the first node's chains start at the root and pass by the heads.
+    """
     start = np.tile(np.arange(per_node), (num_nodes, 1))
     if is_rooted:
         start[0] = 0

@@ -1,0 +1,1 @@
+"""Fabric families, one file each."""

@@ -1,0 +1,126 @@
+"""The lines of `sim list`. Imported by the command that prints them, because what it needs is heavy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from sim import units
+from sim.cost.collectives import ALGORITHMS
+from sim.errors import SimError
+from sim.program.table import SCHEDULES
+from sim.spec import find, source
+from sim.spec.gpu import Gpu
+from sim.spec.model import Model
+from sim.spec.parameters import parameters
+from sim.spec.topology import FABRICS
+
+Lines = Iterator[list[str]]
+
+BILLION = 10**9
+
+
+def models() -> Lines:
+    """Shape and parameters of each model."""
+    yield ["model", "parameters", "active", "layers", "hidden", "heads", "kv heads", "experts"]
+    for name in find.names("models"):
+        model = Model.model_validate(_content("models", name))
+        counts = parameters(model)
+        yield [
+            name,
+            f"{counts.total / BILLION:,.2f} B",
+            f"{counts.active / BILLION:,.2f} B",
+            str(model.num_layers),
+            str(model.hidden),
+            str(model.num_heads),
+            "MLA" if model.latent_attention else str(model.num_kv_heads),
+            f"{model.experts.num_experts}, top {model.experts.top_k}" if model.experts else "",
+        ]
+
+
+def gpus() -> Lines:
+    """What each GPU can do, and how many of its numbers are estimates."""
+    yield ["gpu", "bf16, dense", "memory", "HBM", "power", "estimated"]
+    for name in find.names("gpus"):
+        gpu = Gpu.model_validate(_content("gpus", name))
+        peak = gpu.peak_flop_per_s.get("bf16")
+        yield [
+            name,
+            units.text(peak, "FLOP/s") if peak else "",
+            units.text(gpu.memory_bytes, "bytes"),
+            units.text(gpu.hbm_bytes_per_s, "bytes/s"),
+            units.text(gpu.tdp_w, "W"),
+            f"{len(gpu.estimated)} of {len(gpu.sources)} numbers" if gpu.estimated else "",
+        ]
+
+
+def topologies() -> Lines:
+    """Size of each topology; one that cannot be read says why."""
+    yield ["topology", "GPUs", "in a node", "fabric", "what it is"]
+    for name in find.names("topologies"):
+        try:
+            content = dict(_content("topologies", name))
+            family = str(content.pop("fabric", ""))
+            fabric = FABRICS[family].model_validate(content).build()
+        except (SimError, ValidationError, TypeError, ValueError) as error:
+            yield [name, "", "", "", f"cannot be read: {str(error).splitlines()[0]}"]
+        else:
+            yield [name, f"{fabric.num_gpus:,}", f"{fabric.gpus_per_node:,}", family, _question("topologies", name)]
+
+
+def scenarios() -> Lines:
+    """The question that each scenario answers, and the command that does."""
+    yield ["scenario", "play with", "question"]
+    for name in find.names("scenarios"):
+        try:
+            content = _content("scenarios", name)
+        except SimError as error:
+            yield [name, "", f"cannot be read: {error.problems[0]}"]
+            continue
+        keys = content if isinstance(content, dict) else {}
+        command = "sim sweep" if "sweep" in keys else "sim compare" if "variants" in keys else "sim run"
+        yield [name, command, _question("scenarios", name)]
+
+
+def schedules() -> Lines:
+    """Pipeline schedules."""
+    yield ["schedule", "what it is"]
+    for name, schedule in SCHEDULES.items():
+        yield [name, _summary(schedule)]
+
+
+def collectives() -> Lines:
+    """Collective algorithms and what they run."""
+    yield ["algorithm", "collectives", "what it is"]
+    for name, algorithm in ALGORITHMS.items():
+        yield [name, " ".join(sorted(algorithm.ops)), _summary(algorithm)]
+
+
+def _content(kind: find.Kind, name: str) -> Any:
+    return source.plain(source.read(find.find(kind, name)))
+
+
+def _question(kind: find.Kind, name: str) -> str:
+    """The comment that a file starts with."""
+    first = find.find(kind, name).read_text(encoding="utf-8").splitlines()[:1]
+    return first[0].removeprefix("#").strip() if first and first[0].startswith("#") else ""
+
+
+def _summary(entry: object) -> str:
+    """First line of what its file says."""
+    text = inspect.getdoc(inspect.getmodule(type(entry)))
+    assert text, f"the file of {entry} has no docstring"
+    return text.splitlines()[0]
+
+
+INVENTORY: dict[str, Callable[[], Lines]] = {
+    "models": models,
+    "gpus": gpus,
+    "topologies": topologies,
+    "scenarios": scenarios,
+    "schedules": schedules,
+    "collectives": collectives,
+}

@@ -1,0 +1,42 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Fidelity(StrEnum):
+    """How many ranks are played."""
+
+    FOLDED = "folded"
+    FULL = "full"
+
+
+ScenarioArgument = Annotated[
+    str,
+    typer.Argument(metavar="SCENARIO", help="Name (see `sim list scenarios`) or path of a scenario file."),
+]
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a value, such as layout.tp=4. Can be given again."),
+]
+
+JsonOption = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write results as JSON; `-` prints them, and nothing else, on stdout."),
+]
+
+TraceOption = Annotated[
+    Path | None,
+    typer.Option("--trace", metavar="DIR", help="Write a trace for each simulated rank (Perfetto, HTA) here."),
+]
+
+FidelityOption = Annotated[
+    Fidelity,
+    typer.Option("--fidelity", help="`folded` plays one of each class of like ranks, `full` plays every rank."),
+]

@@ -1,0 +1,51 @@
+"""`sim run`: one scenario."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sim.cli.options import Fidelity, FidelityOption, JsonOption, ScenarioArgument, SetOption, TraceOption
+from sim.cli.output import STDOUT, console, write_json, writing
+
+EXAMPLES = (
+    "sim run llama2-70b_128xh100_tp8-pp2-dp8",
+    "sim run llama2-70b_128xh100_tp8-pp2-dp8 --set layout.tp=4 --set layout.pp=4 --report reports/tp4",
+    "sim run llama2-70b_128xh100_tp8-pp2-dp8 --json -",
+)
+
+
+def command(
+    scenario: ScenarioArgument,
+    settings: SetOption = None,
+    json: JsonOption = None,
+    report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write the HTML report here.")] = None,
+    trace: TraceOption = None,
+    fidelity: FidelityOption = Fidelity.FOLDED,
+) -> None:
+    """Simulate one step: how long, and where the time goes."""
+    # Imported here, as in every command: they cost more than all of --help may take.
+    from sim.simulation import load, run  # noqa: PLC0415 - see above
+
+    simulation = run(load(scenario, settings or ()), fidelity.value)
+    if json is not None:
+        write_json(simulation.result.to_dict(), json)
+    is_quiet = json == STDOUT
+    if not is_quiet:
+        from sim.report.text import print_result  # noqa: PLC0415 - see above
+
+        print_result(simulation.result, console())
+    if report is not None:
+        from sim.report.page import write_report  # noqa: PLC0415 - see above
+
+        with writing(report):
+            page = write_report([simulation], report, simulation.result.name)
+        typer.echo(f"report: {page}", err=is_quiet)
+    if trace is not None:
+        from sim.report.trace import write_traces  # noqa: PLC0415 - see above
+
+        with writing(trace):
+            paths = write_traces(simulation, trace)
+        typer.echo(f"traces: {len(paths)} in {trace}", err=is_quiet)

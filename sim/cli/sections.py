@@ -1,0 +1,114 @@
+"""The sections of `sim show`. Imported by the command that prints them, because what it needs is heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import yaml
+
+from sim import units
+from sim.cli.output import columns
+from sim.program.lower import lower, num_microbatches
+from sim.program.shapes import shapes
+from sim.program.stage import units_of_stage
+from sim.results.traffic import TrafficRow, traffic
+from sim.spec.flops import forward_flop_by_term, model_flop
+from sim.spec.layout import edp, layers_of_stages, num_ranks, num_stages
+from sim.spec.load import dump
+from sim.spec.parameters import parameters
+from sim.spec.scenario import Scenario
+from sim.study.unused import unused, unused_tiers
+
+
+def sections(scenario: Scenario) -> list[tuple[str, str]]:
+    """(title, text) of what was understood."""
+    fabric = scenario.topology.build()
+    rows = traffic(lower(scenario, fabric, "folded"), scenario, fabric)
+    idle = [[path, reason] for path, reason in unused(scenario, fabric, rows)]
+    idle += [[f"topology: {tier} links", "no traffic"] for tier in unused_tiers(fabric, rows)]
+    return [
+        ("resolved scenario, in SI units (sources left out)", _resolved(scenario)),
+        ("ranks", columns(list(_ranks(scenario)))),
+        ("parameters", columns([["term", "count"], *_parameters(scenario)])),
+        ("model FLOPs of a step", columns([["term", "FLOP", "share"], *_flop(scenario)])),
+        ("parallelism: what a step sends", columns(list(_traffic(rows))) if rows else "nothing: one rank"),
+        ("no effect here", columns([["what", "why"], *idle])),
+    ]
+
+
+def _resolved(scenario: Scenario) -> str:
+    """The scenario as YAML: every value that the simulation reads, whoever wrote it."""
+    values = dump(scenario)
+    for part in ("gpu", "topology"):
+        values[part] = {key: value for key, value in values[part].items() if key not in ("sources", "estimated")}
+    text: str = yaml.safe_dump(values, sort_keys=False, width=110, default_flow_style=None)
+    return text
+
+
+def _ranks(scenario: Scenario) -> Iterator[Sequence[str]]:
+    """The equations of the layout with their numbers."""
+    layout, training = scenario.layout, scenario.training
+    yield (
+        "GPUs",
+        f"tp * cp * dp * pp = {layout.tp} * {layout.cp} * {layout.dp} * {layout.pp} = {num_ranks(layout):,}",
+    )
+    if scenario.model.experts is not None:
+        sizes = f"{layout.etp} * {layout.ep} * {edp(layout)} * {layout.pp}"
+        yield "experts", f"etp * ep * edp * pp = {sizes} = {num_ranks(layout):,}"
+    microbatches = num_microbatches(scenario)
+    batch = f"{training.global_batch:,} / ({training.micro_batch} * {layout.dp})"
+    yield "micro-batches", f"global_batch / (micro_batch * dp) = {batch} = {microbatches:,} on each pipeline"
+    layers = [len(stage) for stage in layers_of_stages(layout, scenario.model.num_layers)]
+    yield "layers by stage", " ".join(map(str, layers))
+
+
+def _parameters(scenario: Scenario) -> Iterator[list[str]]:
+    """By term, the total, what a token meets, and what a rank holds."""
+    counts = parameters(scenario.model)
+    for term, count in counts.by_term.items():
+        if count:
+            yield [term.replace("_", " "), f"{count:,}"]
+    yield ["total", f"{counts.total:,}"]
+    yield ["active for a token", f"{counts.active:,}"]
+    layout, s = scenario.layout, shapes(scenario)
+    for pp_rank in range(layout.pp):
+        stages = range(pp_rank, num_stages(layout), layout.pp)
+        held = sum(unit.shard.total for stage in stages for unit in units_of_stage(scenario, stage, s))
+        yield [f"on a GPU of pipeline rank {pp_rank} (before ZeRO, vocabulary padded)", f"{held:,.0f}"]
+
+
+def _flop(scenario: Scenario) -> Iterator[list[str]]:
+    """Forward and backward of the whole batch by term, and the sums that `mfu` and `mfu_causal` count."""
+    training = scenario.training
+    full = training.global_batch * model_flop(scenario.model, training.seq_len, causal=False)
+    causal = training.global_batch * model_flop(scenario.model, training.seq_len, causal=True)
+    for term, forward in forward_flop_by_term(scenario.model, training.seq_len).items():
+        flop = 3 * training.global_batch * forward
+        if flop:
+            yield [term.replace("_", " "), *_share(flop, full)]
+    yield ["all, full attention (mfu)", *_share(full, full)]
+    yield ["all, causal attention (mfu_causal)", *_share(causal, full)]
+
+
+def _share(flop: float, whole: float) -> list[str]:
+    return [units.text(flop, "FLOP/s").removesuffix("/s"), f"{100 * flop / whole:.1f} %"]
+
+
+def _traffic(rows: Sequence[TrafficRow]) -> Iterator[list[str]]:
+    """One line for each kind, collective and algorithm."""
+    yield ["kind", "collective", "algorithm", "groups", "ranks", "nodes", "a call", "calls/step", "bytes/step", "links"]
+    for row in rows:
+        smallest, largest = units.text(row.min_nbytes, "bytes"), units.text(row.max_nbytes, "bytes")
+        tiers = " ".join(f"{tier} {units.text(nbytes, 'bytes')}" for tier, nbytes in row.bytes_by_tier.items())
+        yield [
+            row.kind,
+            row.op,
+            row.algorithm,
+            f"{row.num_groups:,}",
+            f"{row.group_size:,}",
+            f"{row.nodes_per_group:,}",
+            largest if smallest == largest else f"{smallest} .. {largest}",
+            f"{row.calls_per_step:,}",
+            units.text(row.bytes_per_step, "bytes"),
+            tiers,
+        ]

@@ -1,0 +1,25 @@
+"""`sim show`: what was understood of a scenario, before anything is played."""
+
+from __future__ import annotations
+
+import typer
+
+from sim.cli.options import ScenarioArgument, SetOption
+
+EXAMPLES = (
+    "sim show llama2-70b_128xh100_tp8-pp2-dp8",
+    "sim show llama2-70b_128xh100_tp8-pp2-dp8 --set layout.zero=3",
+)
+
+
+def command(scenario: ScenarioArgument, settings: SetOption = None) -> None:
+    """Show what was understood, without simulating.
+
+    The resolved scenario, parameters, FLOPs by term, what each kind of parallelism sends on which links, and which
+    fields change nothing here.
+    """
+    from sim.cli.sections import sections  # noqa: PLC0415 - see sim.cli.run
+    from sim.simulation import load  # noqa: PLC0415 - see sim.cli.run
+
+    for title, body in sections(load(scenario, settings or ())):
+        typer.echo(f"{title}\n" + "\n".join(f"  {line}" for line in body.splitlines()) + "\n")

@@ -1,0 +1,122 @@
+"""Runs of operations between which nothing can be observed, played as one event.
+
+A block (one forward or backward of a micro-batch) is a run where it starts with one operation, ends with one, and what
+lies between takes fixed times on streams that are idle whenever such a block begins: then the times inside, counted
+from its start, are the same for every micro-batch. Blocks with contended flows, with other simulated ranks in a
+collective, or with communication that outlives them (gradient buckets, parameter gathers) are played operation by
+operation. Either way every operation has its start and end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.program.operations import COMPUTE
+from sim.program.program import Program
+from sim.program.ranks import STREAM_INDEX
+from sim.spec.topology import Floats, Ints
+
+
+@dataclass(frozen=True)
+class Runs:
+    """leader: (slots,) first operation of the run that a slot belongs to, itself where it is played alone.
+    offset_s: (slots,) start of the slot after its leader's.  duration_s: (slots,) time of the run that a slot leads."""
+
+    leader: Ints
+    offset_s: Floats
+    duration_s: Floats
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """A block's operations, counted from its first slot.
+
+    in_run: operations that end with the block's last compute operation at the latest.  start_s: their start after the
+    block's.  total_s: time of the run; None where the block is no run.  loose: streams of operations that may outlive
+    the last compute operation.
+    """
+
+    in_run: NDArray[np.bool_]
+    start_s: Floats
+    total_s: float | None
+    loose: frozenset[int]
+
+
+def unfused(program: Program, duration_s: Floats) -> Runs:
+    """Every operation by itself."""
+    return Runs(program.node, np.zeros(len(program.node)), duration_s)
+
+
+def fuse(program: Program, duration_s: Floats, is_fixed: NDArray[np.bool_]) -> Runs:
+    """Find the runs.
+
+    duration_s: (slots,) time of each operation that takes a fixed time.  is_fixed: (slots,) which those are.
+    """
+    leader = program.node.copy()
+    offset_s = np.zeros(len(leader))
+    total_s = duration_s.copy()
+    is_alone = is_fixed & (np.bincount(program.node, minlength=len(leader)) == 1)
+    order = np.argsort(program.target, kind="stable")
+    edges = (program.source[order], program.target[order])
+    for rank in program.ranks:
+        bases = rank.first + np.searchsorted(program.block[rank.first : rank.end], np.arange(len(rank.shapes)))
+        ends = np.append(bases[1:], rank.end)
+        _, firsts = np.unique(rank.shapes, return_index=True)
+        blocks = [
+            _inside(program, _local_edges(edges, bases[b], ends[b]), slice(bases[b], ends[b]), duration_s, is_alone)
+            for b in firsts.tolist()
+        ]
+        # On a loose stream, something of an earlier block may still run when a block begins.
+        loose = frozenset[int]().union(*(block.loose for block in blocks))
+        for shape, block in enumerate(blocks):
+            inside = np.flatnonzero(block.in_run)
+            if block.total_s is None or loose & set(program.stream[bases[firsts[shape]] + inside].tolist()):
+                continue
+            slots = bases[rank.shapes == shape][:, None] + inside[None, :]
+            leader[slots] = slots[:, :1]
+            offset_s[slots] = block.start_s[inside]
+            total_s[slots[:, 0]] = block.total_s
+    return Runs(leader, offset_s, total_s)
+
+
+def _local_edges(edges: tuple[Ints, Ints], base: int, end: int) -> list[list[int]]:
+    """For each operation of a block, those of the same block that it comes after."""
+    source, target = edges
+    lo, hi = np.searchsorted(target, [base, end])
+    inner = (source[lo:hi] >= base) & (source[lo:hi] < end)
+    before: list[list[int]] = [[] for _ in range(end - base)]
+    for u, v in zip((source[lo:hi][inner] - base).tolist(), (target[lo:hi][inner] - base).tolist(), strict=True):
+        before[v].append(u)
+    return before
+
+
+def _inside(
+    program: Program, before: list[list[int]], slots: slice, duration_s: Floats, is_alone: NDArray[np.bool_]
+) -> _Inside:
+    """Times inside a block. Its operations stand in an order in which each comes after what it waits for."""
+    size = len(before)
+    stream = program.stream[slots]
+    last = int(np.flatnonzero(stream == STREAM_INDEX[COMPUTE])[-1])
+    in_run = np.zeros(size, dtype=bool)
+    in_run[last] = True
+    for index in range(last, -1, -1):
+        if in_run[index]:
+            in_run[before[index]] = True
+    loose = frozenset(stream[~in_run].tolist()) - {STREAM_INDEX[COMPUTE]}
+    start_s, end_s = np.zeros(size), np.zeros(size)
+    length = duration_s[slots]
+    for index in np.flatnonzero(in_run).tolist():
+        start_s[index] = max((end_s[u] for u in before[index]), default=0.0)
+        end_s[index] = start_s[index] + length[index]
+    roots = [index for index in np.flatnonzero(in_run).tolist() if not before[index]]
+    is_run = roots == [0] and bool(is_alone[slots][in_run].all()) and _leaves_at_end(before, in_run, last)
+    return _Inside(in_run, start_s, float(end_s[last]) if is_run else None, loose)
+
+
+def _leaves_at_end(before: list[list[int]], in_run: NDArray[np.bool_], last: int) -> bool:
+    """Whether what is outside the run, but in its block, waits for the end of the run only."""
+    outside = np.flatnonzero(~in_run).tolist()
+    return all(u == last or not in_run[u] for index in outside for u in before[index])

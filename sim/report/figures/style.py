@@ -1,0 +1,76 @@
+"""How all figures look, and how they are saved: no display, no date, the same bytes every time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+
+from sim.report.figures import Figure
+from sim.simulation import Simulation
+
+INK = "#1b1f24"
+PAPER = "#fefefe"
+FAINT = "#d0d4d9"
+"""Text and lines, background, and grid. The page replaces these three by its own colours, which follow the reader's
+dark mode."""
+
+WIDTH_IN = 9.6
+PNG_DPI = 130
+
+LOOK = {
+    "svg.hashsalt": "sim",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "figure.facecolor": PAPER,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as SVG text and PNG bytes."""
+
+    svg: str
+    png: bytes
+
+
+def render(figure: Figure, simulations: Sequence[Simulation]) -> Picture:
+    """Draw and save."""
+    with mpl.rc_context(LOOK):
+        canvas = figure.draw(simulations)
+        vector, raster = io.BytesIO(), io.BytesIO()
+        FigureCanvasSVG(canvas).print_svg(vector, metadata={"Date": None, "Creator": None})
+        FigureCanvasAgg(canvas).print_png(raster, metadata={"Software": None})
+    return Picture(vector.getvalue().decode("utf-8"), raster.getvalue())
+
+
+def sheet(height_in: float, rows: int = 1, columns: int = 1, **layout: object) -> tuple[Canvas, list[Axes]]:
+    """An empty figure of the page's width and its axes, row by row."""
+    canvas = Canvas(figsize=(WIDTH_IN, height_in), dpi=PNG_DPI, layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False, **layout)  # type: ignore[arg-type]
+    return canvas, list(axes.ravel())

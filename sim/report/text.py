@@ -1,0 +1,121 @@
+"""Terminal output: a panel for one result, a table for several, plain lines where nobody reads it on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from sim.program.memory import verdict
+from sim.report.tables import Column, Row, columns_for, comparison_rows, gibibytes, percent, seconds
+from sim.report.words import by_group
+from sim.results.result import Result
+
+BAR_WIDTH = 40
+GOOD, BAD = "green", "red"
+
+
+def print_result(result: Result, console: Console) -> None:
+    """Key numbers of one result, and where its step goes."""
+    facts = key_numbers(result)
+    if not console.is_terminal:
+        _plain(console, [result.name, *(f"  {name:<15}{value}" for name, value in facts), *_plain_breakdown(result)])
+        return
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts:
+        style = (GOOD if result.fits else BAD) if name == "memory" else ""
+        grid.add_row(Text(name, style="dim"), Text(value, style=style))
+    console.print(Panel(grid, title=Text(result.name, style="bold"), title_align="left", expand=False))
+    console.print(_breakdown(result))
+    for note in result.notes:
+        console.print(Text(f"note: {note}", style="yellow"))
+
+
+def key_numbers(result: Result) -> list[tuple[str, str]]:
+    """The answers of one result: (name, text)."""
+    closed = result.bubble_fraction_closed_form
+    closed_text = f"closed form {percent(closed)}" if closed is not None else f"no closed form: {result.bubble_note}"
+    exposed = sum(result.exposed_s_by_kind.values())
+    return [
+        ("step time", f"{seconds(result.step_time_s)} on {result.num_gpus:,} GPUs"),
+        ("throughput", f"{result.tokens_per_s_per_gpu:,.0f} tokens/s/GPU, {result.tokens_per_s:,.0f} tokens/s"),
+        ("MFU", f"{percent(result.mfu)} ({percent(result.mfu_causal)} causal; HFU {percent(result.hfu)})"),
+        ("bubble", f"{percent(result.bubble_fraction)} ({closed_text})"),
+        ("communication", f"{seconds(exposed)} exposed, {percent(result.overlap_fraction)} overlapped"),
+        ("memory", f"{gibibytes(result.peak_bytes)} at the peak, {verdict(result.memory)}"),
+        (
+            "played",
+            f"{result.simulated_ranks:,} ranks ({result.fidelity}), {result.simulated_operations:,} operations "
+            f"for {result.operations:,}",
+        ),
+    ]
+
+
+def _breakdown(result: Result) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title="where the step goes", title_justify="left")
+    table.add_column("cause")
+    table.add_column("time", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("")
+    groups = by_group(result.breakdown_s)
+    longest = max(groups.values())
+    for group, value in groups.items():
+        bar = Text("\N{FULL BLOCK}" * max(round(BAR_WIDTH * value / longest), 0), style=group.colour)
+        table.add_row(group.name, seconds(value), percent(value / result.step_time_s), bar)
+    return table
+
+
+def _plain_breakdown(result: Result) -> list[str]:
+    lines = ["  where the step goes"]
+    for group, value in by_group(result.breakdown_s).items():
+        lines.append(f"    {group.name:<36}{seconds(value):>12}{percent(value / result.step_time_s):>9}")
+    return [*lines, *(f"  note: {note}" for note in result.notes)]
+
+
+def print_comparison(results: Sequence[Result], console: Console) -> None:
+    """A table of several results, the best first, within 120 columns."""
+    rows = comparison_rows(results)
+    columns = columns_for(rows)
+    if not console.is_terminal:
+        _plain(console, plain_table(rows, columns))
+        return
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for column in columns:
+        head = "\n".join(column.head)
+        if column.is_number:
+            table.add_column(head, justify="right", no_wrap=True)
+        else:
+            table.add_column(head, overflow="fold", min_width=12, max_width=40)
+    for row in rows:
+        cells = [Text(column.text(row), style=_style(column, row)) for column in columns]
+        table.add_row(*cells, style="bold" if row is rows[0] and row["fits"] else "")
+    console.print(table)
+
+
+def _style(column: Column, row: Row) -> str:
+    if column.key == "fits":
+        return GOOD if row["fits"] else BAD
+    return "" if row["fits"] else "dim"
+
+
+def plain_table(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """The table as lines of text with aligned columns."""
+    cells = [[column.head[line] for column in columns] for line in range(2)]
+    cells += [[column.text(row) for column in columns] for row in rows]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    lines = []
+    for line in cells:
+        padded = [
+            text.rjust(width) if column.is_number else text.ljust(width)
+            for text, width, column in zip(line, widths, columns, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def _plain(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

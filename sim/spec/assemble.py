@@ -1,0 +1,275 @@
+"""From a scenario file to a `Scenario`: inheritance, named parts, overrides, and every mistake at its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from sim.errors import Problem, SimError
+from sim.registry import unknown
+from sim.spec.check import check, derive_dp
+from sim.spec.find import Kind, find
+from sim.spec.gpu import Gpu
+from sim.spec.huggingface import model_from_config
+from sim.spec.layout import Layout
+from sim.spec.mistakes import joined, shown, validated
+from sim.spec.model import Model
+from sim.spec.scenario import Scenario, Setting
+from sim.spec.source import COMMAND_LINE, Node, Place, locate, merge, nested, parse, plain, planted, read, scalar
+from sim.spec.topology import FABRICS, FabricSpec
+from sim.spec.training import Training
+
+Overrides: TypeAlias = Mapping[str, object] | Sequence[str]
+Check: TypeAlias = Callable[[Scenario], Iterable[tuple[str, str]]]
+
+PARTS = ("model", "gpu", "topology", "layout", "training")
+STRUCTURE = ("extends", "variants", "sweep")
+KEYS = ("name", "extends", *PARTS, "network", "seed", "variants", "sweep", "measured")
+
+_KINDS: dict[str, Kind] = {"model": "models", "gpu": "gpus", "topology": "topologies"}
+_OF_ONE_FILE = ("name", "measured")
+
+
+@dataclass
+class Files:
+    """Files read so far, so that the variants of a scenario share what they name."""
+
+    _nodes: dict[Path, Node] = field(default_factory=dict)
+
+    def mapping(self, path: Path) -> Node:
+        """The mapping that the file holds. Raises SimError where it holds none."""
+        if path not in self._nodes:
+            self._nodes[path] = read(path)
+        node = self._nodes[path]
+        if not isinstance(node.value, dict):
+            raise SimError(node.place.problem("", _not_a_mapping(node)))
+        return node
+
+
+def _not_a_mapping(node: Node) -> str:
+    return f"wrong type (got {shown(plain(node))}, allowed a mapping of keys to values)"
+
+
+def keys(node: Node) -> dict[str, Node]:
+    """The entries of a node that is known to be a mapping."""
+    assert isinstance(node.value, dict)
+    return node.value
+
+
+def without(node: Node, *dropped: str) -> Node:
+    """The mapping without some of its keys."""
+    return Node({key: item for key, item in keys(node).items() if key not in dropped}, node.place)
+
+
+def scenario_tree(path: Path, files: Files) -> Node:
+    """What the file says once all that it extends is merged; a name and a measurement belong to their own file."""
+    return _extended(path, files, ())
+
+
+def _extended(path: Path, files: Files, above: tuple[Path, ...]) -> Node:
+    root = files.mapping(path)
+    extends = keys(root).get("extends")
+    if extends is None:
+        return root
+    if not isinstance(extends.value, str):
+        message = f"wrong type (got {shown(plain(extends))}, allowed the name of a scenario file)"
+        raise SimError(extends.place.problem("extends", message))
+    base_path = _found("scenarios", extends.value, extends.place, "extends")
+    chain = (*above, path.resolve())
+    if base_path.resolve() in chain:
+        names = " -> ".join(each.name for each in (*chain, base_path))
+        raise SimError(extends.place.problem("extends", f"comes back to itself ({names})"))
+    base = _extended(base_path, files, chain)
+    return overlaid(without(base, *_OF_ONE_FILE), without(root, "extends"))
+
+
+def _found(kind: Kind, name: str, place: Place, path: str) -> Path:
+    """`find` near the file of `place`, with a mistake that stands there."""
+    near = None if place == COMMAND_LINE else Path(place.file).parent
+    try:
+        return find(kind, name, near)
+    except SimError as error:
+        raise SimError([place.problem(path, problem.message) for problem in error.problems]) from None
+
+
+def overlaid(base: Node, over: Node) -> Node:
+    """One scenario laid on another. A part that is a name in `base` and fields in `over` is that name, overridden."""
+    if isinstance(base.value, dict) and isinstance(over.value, dict):
+        named = {}
+        for part in _KINDS:
+            below, above = base.value.get(part), over.value.get(part)
+            if below is not None and isinstance(below.value, str) and above is not None and _is_override(above):
+                named[part] = Node({"use": below}, below.place)
+        base = Node(base.value | named, base.place)
+    return merge(base, over)
+
+
+def _is_override(part: Node) -> bool:
+    return isinstance(part.value, dict) and not {"use", "model_type", "fabric"} & part.value.keys()
+
+
+def overridden(root: Node, overrides: Overrides) -> Node:
+    """The scenario with `--set` values laid on it. Raises SimError for what is no KEY=VALUE."""
+    pairs = overrides.items() if isinstance(overrides, Mapping) else [_pair(text) for text in overrides]
+    for path, value in pairs:
+        if path.split(".")[0] in STRUCTURE:
+            message = f"cannot be set (allowed paths below {', '.join(key for key in KEYS if key not in STRUCTURE)})"
+            raise SimError(COMMAND_LINE.problem(path, message))
+        leaf = _value(path, value) if isinstance(value, str) else planted(value, COMMAND_LINE)
+        root = overlaid(root, nested(path, leaf))
+    return root
+
+
+def _pair(text: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise SimError(Problem(f"--set needs a path and a value (got {text!r}, allowed such as layout.tp=4)"))
+    return path.strip(), value.strip()
+
+
+def _value(path: str, text: str) -> Node:
+    """A scalar, or a list, mapping or quoted text as YAML writes it on one line."""
+    if not text.startswith(("[", "{", "'", '"')):
+        return Node(scalar(text), COMMAND_LINE)
+    try:
+        return planted(plain(parse(text.encode("utf-8", "replace"), COMMAND_LINE.file)), COMMAND_LINE)
+    except SimError as error:
+        raise SimError([COMMAND_LINE.problem(path, problem.message) for problem in error.problems]) from None
+
+
+def build(root: Node, name: str, variant: str | None, files: Files, checks: Sequence[Check] = ()) -> Scenario:
+    """The scenario that a merged tree describes; `name` is for a file that states none.
+
+    `checks` run after those of this package, on a scenario that passed them. Raises SimError with every mistake.
+    """
+    problems = [root.place.problem(part, "missing") for part in PARTS if part not in keys(root)]
+    problems += [
+        node.place.problem(key, unknown("key", key, list(KEYS))) for key, node in keys(root).items() if key not in KEYS
+    ]
+    tree = keys(root) | {"name": keys(root).get("name", Node(name, root.place))}
+    values: dict[str, Any] = {}
+    for part in (*PARTS, "setting"):
+        try:
+            values |= _setting(tree, root.place) if part == "setting" else _part(part, tree, files)
+        except SimError as error:
+            problems += error.problems
+    mistakes = _derive(values)
+    known = frozenset(values) - ({"topology"} if mistakes else set())
+    mistakes += check(Scenario.model_construct(None, **values), known)
+    resolved = Node(tree, root.place)
+    problems += [_placed(resolved, *mistake) for mistake in mistakes]
+    if problems:
+        raise SimError(problems)
+    scenario = Scenario.model_validate(values | {"variant": variant})
+    if problems := [_placed(resolved, *mistake) for each in checks for mistake in each(scenario)]:
+        raise SimError(problems)
+    return scenario
+
+
+def _placed(root: Node, path: str, message: str) -> Problem:
+    return locate(root, path.split(".")).problem(path, message)
+
+
+def _setting(tree: Mapping[str, Node], place: Place) -> dict[str, Any]:
+    given = {key: tree[key] for key in Setting.model_fields if key in tree and key in KEYS}
+    setting = validated(Setting, Node(given, place), "")
+    return {key: getattr(setting, key) for key in given}
+
+
+def _part(part: str, tree: dict[str, Node], files: Files) -> dict[str, Any]:
+    """The part by its name, if the file has it; in `tree` its named file takes the place of the name."""
+    if part not in tree:
+        return {}
+    node = tree[part]
+    if part in _KINDS:
+        node = tree[part] = _resolved(part, node, files)
+    match part:
+        case "topology":
+            return {part: _topology(node)}
+        case "model":
+            return {part: validated(Model, node, part)}
+        case "gpu":
+            return {part: validated(Gpu, node, part)}
+        case "layout":
+            return {part: validated(Layout, node, part)}
+        case _:
+            return {part: validated(Training, node, part)}
+
+
+def _derive(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Put `dp` into the layout where it is left out."""
+    if "layout" in values and "topology" in values:
+        try:
+            values["layout"] = derive_dp(values["layout"], values["topology"])
+        except ValueError as error:
+            return [("layout", str(error))]
+    return []
+
+
+def _topology(node: Node) -> FabricSpec:
+    """An instance of the family that the key `fabric` names."""
+    fabric = keys(node).get("fabric")
+    if fabric is None:
+        raise SimError(node.place.problem("topology.fabric", f"missing (allowed {', '.join(FABRICS)})"))
+    if fabric.value not in list(FABRICS):
+        shown_name = fabric.value if isinstance(fabric.value, str) else shown(plain(fabric))
+        message = unknown("fabric family", shown_name, list(FABRICS))
+        raise SimError(fabric.place.problem("topology.fabric", message))
+    return validated(FABRICS[str(fabric.value)], without(node, "fabric"), "topology")
+
+
+def _resolved(part: str, node: Node, files: Files) -> Node:
+    """The fields of a part that is given by name, by name with overrides (`use:`), or in full."""
+    use = node if isinstance(node.value, str) else None
+    if isinstance(node.value, dict):
+        use = node.value.get("use")
+        if use is None:
+            return _in_our_terms(node, "model", part) if part == "model" else node
+    if use is None or not isinstance(use.value, str):
+        place, got = (use or node).place, shown(plain(use or node))
+        path = f"{part}.use" if use is not None else part
+        raise SimError(place.problem(path, f"wrong type (got {got}, allowed a name, or a mapping of keys to values)"))
+    named = _named(part, use.value, use.place, files)
+    return named if use is node else merge(named, without(node, "use"))
+
+
+def _named(part: str, name: str, place: Place, files: Files) -> Node:
+    """The fields in the file that `name` means; a file that states no name is called as it is."""
+    path = _found(_KINDS[part], name, place, part)
+    node = files.mapping(path)
+    own_name = path.parent.name if path.stem == "config" and path.parent.name else path.stem
+    if part == "model":
+        node = _in_our_terms(node, own_name, part, is_config=path.suffix == ".json")
+    return Node({"name": Node(own_name, node.place)} | keys(node), node.place)
+
+
+def _in_our_terms(node: Node, name: str, path: str, *, is_config: bool = False) -> Node:
+    """The model, translated where it is a Hugging Face configuration: that has a `model_type` or is a JSON file."""
+    if "model_type" not in keys(node) and (not is_config or "num_layers" in keys(node)):
+        return node
+    config = _as_json(node)
+    for holder, holder_path in ((config, ()), (config.get("text_config"), ("text_config",))):
+        found = holder.get("model_type") if isinstance(holder, dict) else None
+        if found is not None and not isinstance(found, str):
+            where = (*holder_path, "model_type")
+            message = f"wrong type (got {shown(found)}, allowed the name of a model type)"
+            raise SimError(locate(node, where).problem(joined(path, where), message))
+    try:
+        model = model_from_config(config, name)
+    except SimError as error:
+        parts = [(problem.path.split(".") if problem.path else [], problem.message) for problem in error.problems]
+        raise SimError([locate(node, where).problem(joined(path, where), message) for where, message in parts]) from None
+    return planted(model.model_dump(by_alias=True), node.place)
+
+
+def _as_json(node: Node) -> Any:
+    """The plain value with lists, as a JSON reader gives it."""
+    match node.value:
+        case dict() as mapping:
+            return {key: _as_json(item) for key, item in mapping.items()}
+        case tuple() as items:
+            return [_as_json(item) for item in items]
+        case value:
+            return value

@@ -1,0 +1,226 @@
+"""Whether the parts of a scenario fit each other: one rule for each way in which they may not.
+
+A rule yields (path in the scenario file, message with the numbers) for each mistake that it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import TypeAlias
+
+from sim.spec.layout import AXES, Layout, layers_of_stages, num_stages
+from sim.spec.model import Model
+from sim.spec.scenario import Scenario, family
+from sim.spec.topology import FABRICS, FabricSpec
+from sim.spec.training import Training
+
+Mistakes: TypeAlias = Iterator[tuple[str, str]]
+Rule: TypeAlias = Callable[[Scenario], Mistakes]
+
+MAX_STAGES = 2**16
+
+RULES: dict[Rule, frozenset[str]] = {}
+"""Every rule, with the parts of the scenario that it reads."""
+
+
+def _rule(*parts: str) -> Callable[[Rule], Rule]:
+    def add(rule: Rule) -> Rule:
+        RULES[rule] = frozenset(parts)
+        return rule
+
+    return add
+
+
+def check(scenario: Scenario, parts: frozenset[str] | None = None) -> list[tuple[str, str]]:
+    """Every mistake that the rules find; where only some `parts` are known, the rules that read no others."""
+    return [mistake for rule, reads in RULES.items() if parts is None or reads <= parts for mistake in rule(scenario)]
+
+
+def num_gpus(topology: FabricSpec) -> int:
+    """GPUs of the built fabric."""
+    return _num_gpus(family(topology), topology.model_dump_json())
+
+
+@lru_cache(maxsize=64)
+def _num_gpus(fabric: str, fields: str) -> int:
+    return FABRICS[fabric].model_validate_json(fields).build().num_gpus
+
+
+def derive_dp(layout: Layout, topology: FabricSpec) -> Layout:
+    """The layout with `dp`, where the file leaves it out: GPUs / (tp x cp x pp).
+
+    Raises ValueError, with the equation, where that is no whole number.
+    """
+    if layout.dp is not None:
+        return layout
+    rest = layout.tp * layout.cp * layout.pp
+    gpus = num_gpus(topology)
+    if gpus % rest:
+        raise ValueError(
+            f"dp cannot be derived: tp * cp * pp = {layout.tp} * {layout.cp} * {layout.pp} = {rest} does not divide "
+            f"the topology's {gpus} GPUs"
+        )
+    return layout.model_copy(update={"dp": gpus // rest})
+
+
+def microbatches(layout: Layout, training: Training) -> int:
+    """Micro-batches of one replica in a step: global_batch / (dp x micro_batch)."""
+    assert layout.dp is not None
+    return training.global_batch // (layout.dp * training.micro_batch)
+
+
+@_rule("layout", "topology")
+def _world(scenario: Scenario) -> Mistakes:
+    layout = scenario.layout
+    assert layout.dp is not None
+    world = layout.tp * layout.cp * layout.dp * layout.pp
+    gpus = num_gpus(scenario.topology)
+    if world != gpus:
+        sizes = f"{layout.tp} * {layout.cp} * {layout.dp} * {layout.pp}"
+        yield "layout", f"tp * cp * dp * pp = {sizes} = {world}, but the topology has {gpus} GPUs"
+
+
+@_rule("layout", "topology")
+def _expert_axes(scenario: Scenario) -> Mistakes:
+    layout = scenario.layout
+    assert layout.dp is not None
+    ranks, experts = layout.tp * layout.cp * layout.dp, layout.etp * layout.ep
+    if ranks % experts:
+        path = "layout.ep" if layout.ep > 1 else "layout.etp"
+        yield (
+            path,
+            f"etp * ep = {layout.etp} * {layout.ep} = {experts} does not divide "
+            f"tp * cp * dp = {layout.tp} * {layout.cp} * {layout.dp} = {ranks}",
+        )
+
+
+@_rule("layout", "topology")
+def _order(scenario: Scenario) -> Mistakes:
+    layout = scenario.layout
+    order = layout.order.split("-")
+    got = f"got {layout.order!r}, allowed an order of {'-'.join(AXES)}"
+    sizes = {axis: getattr(layout, axis) for axis in AXES}
+    if unknown := [axis for axis in order if axis not in AXES]:
+        yield "layout.order", f"no axis {', '.join(map(repr, unknown))} ({got})"
+    if twice := sorted({axis for axis in order if order.count(axis) > 1}):
+        yield "layout.order", f"{', '.join(twice)} stands twice ({got})"
+    if missing := [axis for axis in AXES if axis not in order and sizes[axis] > 1]:
+        named = ", ".join(f"{axis} = {sizes[axis]}" for axis in missing)
+        yield "layout.order", f"{named} is missing; only axes of size 1 may be left out ({got})"
+    if layout.ep > 1 and "ep" in order and "dp" in order and order.index("ep") > order.index("dp"):
+        yield "layout.order", f"ep must stand left of dp, as experts are spread over neighbouring ranks ({got})"
+
+
+@_rule("layout", "model")
+def _tensor(scenario: Scenario) -> Mistakes:
+    """What tp splits. Vocabulary is padded, as Megatron-LM pads it; missing key and value heads are replicated."""
+    tp, model = scenario.layout.tp, scenario.model
+    if model.num_heads % tp:
+        yield "layout.tp", f"tp = {tp} does not divide num_heads = {model.num_heads}"
+    kv_heads = model.num_kv_heads
+    if model.latent_attention is None and kv_heads % tp and tp % kv_heads:
+        yield "layout.tp", f"tp = {tp} and num_kv_heads = {kv_heads}: neither divides the other"
+    if _has_dense_mlp(model) and model.ffn_hidden % tp:
+        yield "layout.tp", f"tp = {tp} does not divide ffn_hidden = {model.ffn_hidden}"
+    if model.experts is not None and model.experts.shared_ffn_hidden % tp:
+        yield "layout.tp", f"tp = {tp} does not divide shared_ffn_hidden = {model.experts.shared_ffn_hidden}"
+
+
+def _has_dense_mlp(model: Model) -> bool:
+    experts = model.experts
+    return experts is None or experts.first_dense_layers > 0 or experts.layer_stride > 1
+
+
+@_rule("layout", "model")
+def _experts(scenario: Scenario) -> Mistakes:
+    layout, experts = scenario.layout, scenario.model.experts
+    if experts is None:
+        for axis in ("ep", "etp"):
+            if (size := getattr(layout, axis)) > 1:
+                yield f"layout.{axis}", f"{axis} = {size} needs a model with experts, {scenario.model.name} has none"
+        return
+    if experts.num_experts % layout.ep:
+        yield "layout.ep", f"ep = {layout.ep} does not divide num_experts = {experts.num_experts}"
+    if experts.ffn_hidden % layout.etp:
+        yield "layout.etp", f"etp = {layout.etp} does not divide the experts' ffn_hidden = {experts.ffn_hidden}"
+    if experts.top_k > experts.num_experts:
+        yield "model.experts.top_k", f"top_k = {experts.top_k} is more than num_experts = {experts.num_experts}"
+
+
+@_rule("model")
+def _heads(scenario: Scenario) -> Mistakes:
+    model = scenario.model
+    if model.latent_attention is None and model.num_heads % model.num_kv_heads:
+        yield "model.num_kv_heads", f"num_kv_heads = {model.num_kv_heads} does not divide num_heads = {model.num_heads}"
+
+
+@_rule("layout", "training")
+def _sequence(scenario: Scenario) -> Mistakes:
+    layout, seq_len = scenario.layout, scenario.training.seq_len
+    if seq_len % layout.cp:
+        yield "layout.cp", f"cp = {layout.cp} does not divide seq_len = {seq_len}"
+    elif layout.sequence_parallel and (seq_len // layout.cp) % layout.tp:
+        part = f"seq_len / cp = {seq_len} / {layout.cp} = {seq_len // layout.cp}"
+        yield "layout.sequence_parallel", f"tp = {layout.tp} does not divide {part}"
+
+
+@_rule("layout")
+def _sequence_parallel(scenario: Scenario) -> Mistakes:
+    if scenario.layout.sequence_parallel and scenario.layout.tp == 1:
+        yield "layout.sequence_parallel", "sequence_parallel goes with tensor parallelism (got tp = 1, allowed tp > 1)"
+
+
+@_rule("model", "training")
+def _positions(scenario: Scenario) -> Mistakes:
+    model, seq_len = scenario.model, scenario.training.seq_len
+    if model.learned_positions and seq_len > model.max_seq_len:
+        yield "training.seq_len", f"seq_len = {seq_len} is more than the model's {model.max_seq_len} learned positions"
+
+
+@_rule("layout", "topology", "training")
+def _batch(scenario: Scenario) -> Mistakes:
+    layout, training = scenario.layout, scenario.training
+    assert layout.dp is not None
+    at_once = layout.dp * training.micro_batch
+    if training.global_batch % at_once:
+        yield (
+            "training.global_batch",
+            f"global_batch = {training.global_batch} is no multiple of "
+            f"dp * micro_batch = {layout.dp} * {training.micro_batch} = {at_once}",
+        )
+
+
+@_rule("layout", "model")
+def _stages(scenario: Scenario) -> Mistakes:
+    layout, num_layers = scenario.layout, scenario.model.num_layers
+    stages = num_stages(layout)
+    if stages > MAX_STAGES:
+        yield "layout", f"pp * vpp = {layout.pp} * {layout.vpp} = {stages} stages, allowed up to {MAX_STAGES}"
+        return
+    try:
+        layers_of_stages(layout, num_layers)
+    except ValueError as error:
+        yield "layout" if layout.stage_layers is None else "layout.stage_layers", str(error)
+
+
+@_rule("layout", "training")
+def _sharding(scenario: Scenario) -> Mistakes:
+    """Switches that belong to another ZeRO stage would be read and ignored."""
+    zero, training = scenario.layout.zero, scenario.training
+    if zero == 3 and training.bucket_bytes is not None:
+        yield "training.bucket", "zero = 3 reduces layer by layer, without buckets (allowed with zero 0, 1 or 2)"
+    if zero != 3 and training.prefetch_layers is not None:
+        yield "training.prefetch_layers", f"zero = {zero} gathers no layers ahead (allowed with zero 3)"
+    if zero in (0, 3) and "param_gather" in training.overlap.model_fields_set:
+        yield (
+            "training.overlap.param_gather",
+            f"zero = {zero} gathers no parameters after the optimizer (allowed with zero 1 or 2)",
+        )
+
+
+@_rule("gpu", "training")
+def _precision(scenario: Scenario) -> Mistakes:
+    peaks, precision = scenario.gpu.peak_flop_per_s, scenario.training.precision
+    if precision not in peaks:
+        yield "training.precision", f"{scenario.gpu.name} has no {precision} (allowed {', '.join(peaks)})"

@@ -1,0 +1,66 @@
+"""Fields of a scenario that change nothing at this point, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from sim.cost.collectives import OPS
+from sim.program.stage import replication
+from sim.results.traffic import TrafficRow
+from sim.spec.layout import axis_sizes, edp, num_stages
+from sim.spec.scenario import Scenario
+from sim.spec.topology import Fabric
+
+
+def unused(scenario: Scenario, fabric: Fabric, rows: Iterable[TrafficRow]) -> list[tuple[str, str]]:
+    """(path, reason) of every field of layout, training, network and seed that has no effect on the step here.
+
+    rows: the step's traffic.
+    """
+    found = [*_replicas(scenario), *_axes(scenario, fabric), *_algorithms(rows)]
+    return [*found, ("seed", "nothing in a step is drawn at random")]
+
+
+def unused_tiers(fabric: Fabric, rows: Iterable[TrafficRow]) -> list[str]:
+    """Tiers of the topology that carry no bytes in a step."""
+    crossed = {tier for row in rows for tier in row.bytes_by_tier}
+    return [tier for tier in fabric.links.tiers if tier not in crossed]
+
+
+def _replicas(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """What is about gradients and parameters of replicas."""
+    layout, training, rep = scenario.layout, scenario.training, replication(scenario)
+    has_experts = scenario.model.experts is not None
+    if rep.dense == 1 and not (has_experts and edp(layout) > 1):
+        reason = f"dp * cp = {layout.dp} * {layout.cp} = 1: nothing is replicated"
+        yield "layout.zero", reason
+        yield "training.overlap.grad_reduce", reason
+        yield "training.overlap.param_gather", reason
+        if training.bucket_bytes is not None:
+            yield "training.bucket", reason
+        if training.prefetch_layers is not None:
+            yield "training.prefetch_layers", reason
+    elif layout.zero in (0, 3):
+        what = "every rank updates all parameters" if layout.zero == 0 else "parameters are gathered before each use"
+        yield "training.overlap.param_gather", f"zero = {layout.zero}: {what}"
+
+
+def _axes(scenario: Scenario, fabric: Fabric) -> Iterator[tuple[str, str]]:
+    """What is about the split of the model and its place on the topology."""
+    layout = scenario.layout
+    if layout.tp == 1 and layout.etp == 1:
+        yield "training.overlap.tensor", "tp = 1: no product is split"
+    if layout.stage_layers is not None and num_stages(layout) == 1:
+        yield "layout.stage_layers", "pp * vpp = 1: one stage holds all layers"
+    split = [axis for axis, size in axis_sizes(layout).items() if size > 1]
+    if len(split) < 2:
+        yield "layout.order", f"only {split[0]} is split" if split else "one rank"
+    elif fabric.num_gpus == fabric.gpus_per_node and scenario.model.experts is None:
+        yield "layout.order", "all GPUs of the topology are in one node"
+
+
+def _algorithms(rows: Iterable[TrafficRow]) -> Iterator[tuple[str, str]]:
+    used = {row.op for row in rows}
+    for op in OPS:
+        if op not in used:
+            yield f"network.algorithms.{op}", f"this step has no {op}"

@@ -1,0 +1,76 @@
+"""Help is quick, shows an example of every command, and every example is a command line that is understood."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from sim.cli import app, compare, listing, run, schema, show, sweep
+
+COMMANDS = {"run": run, "compare": compare, "sweep": sweep, "show": show, "list": listing, "schema": schema}
+HEAVY = ["numpy", "pandas", "matplotlib", "networkx", "pydantic", "yaml", "simpy", "jinja2", "rich"]
+
+
+def test_every_command_is_listed():
+    output = CliRunner().invoke(app, ["--help"]).output
+    listed = {line.split()[0] for line in output.split("Commands:")[1].splitlines() if line.strip()}
+    assert set(COMMANDS) <= listed
+
+
+def test_the_list_of_commands_cuts_no_summary():
+    output = CliRunner().invoke(app, ["--help"]).output
+    assert "..." not in output.split("Commands:")[1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_the_examples_of_a_command(name: str):
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert COMMANDS[name].EXAMPLES
+    for example in COMMANDS[name].EXAMPLES:
+        assert f"  {example}\n" in result.output
+
+
+@pytest.mark.parametrize("example", [example for module in COMMANDS.values() for example in module.EXAMPLES])
+def test_an_example_is_understood(example: str):
+    program, name, *arguments = shlex.split(example)
+    assert program == "sim"
+    group = typer.main.get_command(app)
+    with group.commands[name].make_context(name, arguments) as context:
+        assert context.command.name == name
+
+
+def test_no_command_shows_the_help():
+    assert "Commands:" in CliRunner().invoke(app, []).output
+
+
+def test_an_unknown_option_exits_with_2():
+    assert CliRunner().invoke(app, ["run", "x", "--nonsense"]).exit_code == 2
+
+
+@pytest.mark.parametrize("module", ["sim", "sim.cli", "sim.__main__"])
+def test_importing_the_command_line_imports_nothing_heavy(module: str, python: Callable):
+    code = f"import sys, {module}; print(*sorted(set({HEAVY}) & set(sys.modules)))"
+    done = python("-c", code)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_help_takes_less_than_a_third_of_a_second_of_cpu(python: Callable):
+    code = (
+        "import resource, sys\n"
+        "from typer.testing import CliRunner\n"
+        "from sim.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_utime)"
+    )
+    assert min(float(python("-c", code).stdout) for _ in range(3)) < 0.3
+
+
+def test_python_dash_m_is_the_command_line(python: Callable):
+    done = python("-m", "sim", "--help")
+    assert done.returncode == 0
+    assert "Usage: python -m sim" in done.stdout

@@ -1,0 +1,101 @@
+"""The user's mistakes: lines on stderr that say where, exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SLOW_SWEEP = """\
+sweep:
+  product:
+    training.global_batch: [{batches}]
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "show"])
+def test_mistakes_of_a_file_are_all_reported_with_their_place(
+    command: str, invoke: Callable, write: Callable, small_text: str
+):
+    path = write(small_text.replace("tp: 2", "tpp: 2").replace("precision: bf16", "precision: bf17"))
+    done = invoke(command, path, code=2)
+    lines = done.stderr.splitlines()
+    assert done.stdout == ""
+    assert any(re.search(r"small\.yaml:5:10: layout\.tpp: .*did you mean 'tp'", line) for line in lines)
+    assert any(re.search(r"small\.yaml:6:\d+: training\.precision: .*'bf17'.*bf16", line) for line in lines)
+
+
+def test_a_mistake_of_the_schedule_has_its_place_in_the_file(invoke: Callable, write: Callable, small_text: str):
+    path = write(small_text.replace("schedule: 1f1b", "schedule: 1f2b"))
+    assert re.search(
+        r"small\.yaml:5:\d+: layout\.schedule: .*'1f2b'.*did you mean '1f1b'", invoke("run", path, code=2).stderr
+    )
+
+
+def test_mistakes_of_the_parts_and_of_the_whole_are_reported_together(
+    invoke: Callable, write: Callable, small_text: str
+):
+    """The world equation is a rule between parts, the algorithm's name a rule of the program."""
+    path = write(small_text.replace("dp: 2", "dp: 3") + "network: {algorithms: {all_reduce: rings}}\n")
+    stderr = invoke("run", path, code=2).stderr
+    assert "tp * cp * dp * pp = 2 * 1 * 3 * 2 = 12, but the topology has 8 GPUs" in stderr
+
+
+def test_an_override_that_is_wrong_is_named_as_it_was_given(invoke: Callable, small: str):
+    assert "--set layout.tp" in invoke("run", small, "--set", "layout.tp=3", code=2).stderr
+
+
+def test_an_unknown_scenario_names_those_that_exist(invoke: Callable):
+    stderr = invoke("run", "llama2-70b_128xh100_layout", code=2).stderr
+    assert "llama2-70b_128xh100_layouts" in stderr
+
+
+def test_run_of_a_file_with_variants_says_which_command_plays_it(invoke: Callable, write: Callable, small_text: str):
+    path = write(small_text + "variants: {a: {}, b: {layout: {zero: 0}}}\n")
+    assert "compare" in invoke("run", path, code=2).stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--report", "--trace"])
+def test_what_cannot_be_written_is_a_mistake(option: str, invoke: Callable, small: str, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    stderr = invoke("run", small, option, str(tmp_path / "file" / "below"), code=2).stderr
+    assert "cannot write" in stderr
+
+
+def test_a_mistake_seen_from_outside_is_one_line_and_no_traceback(python: Callable, write: Callable, small_text: str):
+    done = python("-m", "sim", "run", write(small_text.replace("tp: 2", "tp: two")))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly():
+    command = [sys.executable, "-m", "sim", "list", "models"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # noqa: S603 - as above
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_ctrl_c_ends_a_sweep_without_a_traceback_and_keeps_what_was_played(
+    write: Callable, small_text: str, tmp_path: Path
+):
+    sweep = SLOW_SWEEP.format(batches=", ".join(str(8 * number) for number in range(1, 400)))
+    path = write(small_text + sweep)
+    command = [sys.executable, "-m", "sim", "sweep", path, "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - as above
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert first.startswith("1/399 training.global_batch=8: ")
+    assert "Traceback" not in rest
+    assert process.returncode != 0
+    rows = (tmp_path / "sweep.csv").read_text().splitlines()
+    assert 2 <= len(rows) < 400

@@ -1,0 +1,407 @@
+"""What holds for every collective algorithm, over a grid of clusters and groups.
+
+Each algorithm is also played message by message: the data must arrive, and its loads must be those messages' bytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from sim.cost.collectives import ALGORITHMS, OPS, Pattern
+from sim.cost.collectives.edges import even_groups
+from sim.cost.collectives.ring import ring_orders
+from sim.cost.collectives.tree import tree_parents
+from sim.cost.network_time import choose, lone_time_s
+from sim.errors import SimError
+from sim.spec.topology import FABRICS, Fabric
+
+
+def cluster(name: str, **overrides: object) -> Fabric:
+    fields = yaml.safe_load((Path(__file__).parents[2] / "topologies" / f"{name}.yaml").read_text())
+    return FABRICS[fields.pop("fabric")](**fields | overrides).build()
+
+
+H100 = "single-node-h100"
+RAILS = {"gpus_per_node": 4, "nodes_per_unit": 2}
+PLACES = {
+    "pair": (cluster(H100), [[0, 1]]),
+    "three of a node": (cluster(H100), [[5, 2, 3]]),
+    "node": (cluster(H100), [list(range(8))]),
+    "two halves of a node": (cluster(H100), [[0, 2, 4, 6], [7, 5, 3, 1]]),
+    "two nodes": (cluster("dgx-h100", nodes=2, **RAILS), [list(range(8))]),
+    "three nodes": (cluster("dgx-h100", nodes=3, **RAILS), [list(range(12))]),
+    "five nodes of two, from the last": (cluster("dgx-h100", nodes=5, gpus_per_node=2), [list(range(10))[::-1]]),
+    "rails of four nodes": (cluster("dgx-h100", nodes=4, **RAILS), [list(range(rail, 16, 4)) for rail in range(4)]),
+    "pairs on seven nodes": (cluster("dgx-a100", nodes=7, **RAILS), [[4 * n + i for n in range(7) for i in (1, 2)]]),
+    "uneven": (cluster("dgx-h100", nodes=3, **RAILS), [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]),
+    "one off its node": (cluster("dgx-h100", nodes=2, **RAILS), [[0, 1, 2, 3, 4]]),
+    "shared NICs": (cluster("fat-tree-a100-4nic", nodes=4, nodes_per_leaf=2), [list(range(32))]),
+    "two racks": (cluster("gb200-nvl72", trays_per_rack=2), [list(range(16))]),
+}
+
+
+def combinations() -> Iterator[tuple[str, str, str]]:
+    for place, (fabric, groups) in PLACES.items():
+        for name, algorithm in ALGORITHMS.items():
+            if algorithm.applies(np.array(groups), fabric):
+                yield from ((place, name, op) for op in sorted(algorithm.ops))
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    op: str
+    fabric: Fabric
+    members: np.ndarray
+
+    @property
+    def pattern(self) -> Pattern:
+        return ALGORITHMS[self.name].pattern(self.op, self.members, self.fabric)
+
+    def time_s(self, nbytes: float) -> np.ndarray:
+        return lone_time_s(self.pattern, nbytes, self.fabric)
+
+
+@pytest.fixture(params=sorted(combinations()), ids=" ".join)
+def case(request: pytest.FixtureRequest) -> Case:
+    place, name, op = request.param
+    fabric, groups = PLACES[place]
+    return Case(name, op, fabric, np.array(groups))
+
+
+# Messages of one group, in rounds: all of a round are sent before any is received.
+
+
+@dataclass(frozen=True)
+class Message:
+    source: int
+    target: int
+    chunks: tuple[object, ...]
+    reduces: bool
+
+
+Rounds = list[list[Message]]
+
+
+def scatter_rounds(order: list[int], shards: list[tuple[object, ...]]) -> Rounds:
+    """Ring reduce_scatter: position i ends with shard i + 1."""
+    n = len(order)
+    return [
+        [Message(order[i], order[(i + 1) % n], shards[(i - turn) % n], reduces=True) for i in range(n)]
+        for turn in range(n - 1)
+    ]
+
+
+def gather_rounds(order: list[int], shards: list[tuple[object, ...]]) -> Rounds:
+    """Ring all_gather: position i starts with shard i + 1."""
+    n = len(order)
+    return [
+        [Message(order[i], order[(i + 1) % n], shards[(i + 1 - turn) % n], reduces=False) for i in range(n)]
+        for turn in range(n - 1)
+    ]
+
+
+def together(parts: list[Rounds]) -> Rounds:
+    """Rings that run at the same time."""
+    rounds = max(len(part) for part in parts)
+    return [[message for part in parts if turn < len(part) for message in part[turn]] for turn in range(rounds)]
+
+
+def ring_rounds(op: str, members: list[int], fabric: Fabric) -> tuple[Rounds, dict[object, float]]:
+    (even,) = even_groups(np.array([members]), fabric)
+    orders = ring_orders(even.blocks)[0].tolist()
+    parts = []
+    sizes: dict[object, float] = {}
+    for ring, order in enumerate(orders):
+        shards = [((ring, shard),) for shard in range(len(order))]
+        sizes |= {shard[0]: 1 / len(orders) / len(order) for shard in shards}
+        if op == "broadcast":
+            everything = tuple(shard[0] for shard in shards)
+            start = order.index(members[0])
+            way = order[start:] + order[:start]
+            hops = pairwise(way)
+            parts.append([[Message(source, target, everything, reduces=False)] for source, target in hops])
+        else:
+            scatter = scatter_rounds(order, shards) if op != "all_gather" else []
+            gather = gather_rounds(order, shards) if op != "reduce_scatter" else []
+            parts.append(scatter + gather)
+    return together(parts), sizes
+
+
+def hierarchical_rounds(op: str, members: list[int], fabric: Fabric) -> tuple[Rounds, dict[object, float]]:
+    (even,) = even_groups(np.array([members]), fabric)
+    blocks = even.blocks[0]
+    num_nodes, per_node = blocks.shape
+    sizes: dict[object, float] = {(c, j): 1 / per_node / num_nodes for c in range(per_node) for j in range(num_nodes)}
+    inside = [tuple((c, j) for j in range(num_nodes)) for c in range(per_node)]
+    nodes = blocks.tolist()
+    rails = blocks.T.tolist()
+    # After the scatter inside the nodes, position c has shard c + 1.
+    between = [[(((c + 1) % per_node, j),) for j in range(num_nodes)] for c in range(per_node)]
+    rounds: Rounds = []
+    if op != "all_gather":
+        rounds += together([scatter_rounds(node, inside) for node in nodes])
+        rounds += together([scatter_rounds(rail, between[c]) for c, rail in enumerate(rails)])
+    if op != "reduce_scatter":
+        rounds += together([gather_rounds(rail, between[c]) for c, rail in enumerate(rails)])
+        rounds += together([gather_rounds(node, inside) for node in nodes])
+    return rounds, sizes
+
+
+def tree_rounds(op: str, members: list[int], fabric: Fabric) -> tuple[Rounds, dict[object, float]]:
+    """From the roots down; an all_reduce first sends the same messages backwards, reducing."""
+    (even,) = even_groups(np.array([members]), fabric)
+    nodes = even.blocks[0].tolist()
+    per_node = len(nodes[0])
+    root = members[0]
+    if op == "broadcast":
+        first = next(j for j, node in enumerate(nodes) if root in node)
+        at = nodes[first].index(root)
+        nodes = [node[at:] + node[:at] for node in nodes[first:] + nodes[:first]]
+    down: Rounds = []
+    for channel in range(per_node):
+        chains = [node[channel:] + node[:channel] for node in nodes]
+        heads = [chain[0] for chain in chains]
+        for tree, parents in enumerate(tree_parents(len(nodes)).tolist()):
+            hops: list[tuple[int, int]] = []
+            if op == "broadcast":
+                chains[0] = nodes[0]
+                top = parents.index(-1)
+                hops += pairwise(nodes[0])
+                hops += [(heads[0], heads[top])] if top != 0 else []
+                parents[top], parents[0] = 0, -1
+            reached, last = {0 if op == "broadcast" else parents.index(-1)}, set()
+            while reached != last:
+                last = set(reached)
+                for child, parent in enumerate(parents):
+                    if parent in last and child not in last:
+                        hops += [(heads[parent], heads[child])] if (heads[parent], heads[child]) not in hops else []
+                        reached.add(child)
+            skipped = chains[0] if op == "broadcast" else None
+            for chain in chains:
+                hops += pairwise(chain) if chain is not skipped else []
+            down += [[Message(source, target, ((channel, tree),), reduces=False)] for source, target in hops]
+    up = [[Message(m.target, m.source, m.chunks, reduces=True) for m in messages] for messages in reversed(down)]
+    sizes: dict[object, float] = {(channel, tree): 0.5 / per_node for channel in range(per_node) for tree in range(2)}
+    return (down if op == "broadcast" else up + down), sizes
+
+
+def pairwise_rounds(op: str, members: list[int], fabric: Fabric) -> tuple[Rounds, dict[object, float]]:  # noqa: ARG001
+    pairs = [(source, target) for source in members for target in members]
+    messages = [Message(source, target, ((source, target),), reduces=False) for source, target in pairs]
+    return [[m for m in messages if m.source != m.target]], dict.fromkeys(pairs, 1 / len(members))
+
+
+ROUNDS = {
+    "ring": ring_rounds,
+    "hierarchical": hierarchical_rounds,
+    "tree": tree_rounds,
+    "pairwise": pairwise_rounds,
+}
+
+
+def start(op: str, members: list[int], chunks: set[object], rounds: Rounds) -> dict[tuple[int, object], frozenset[int]]:
+    """Whose data each member holds of each chunk before the collective."""
+    own = {(member, chunk): frozenset({member}) for member in members for chunk in chunks}
+    match op:
+        case "all_reduce" | "reduce_scatter":
+            return own
+        case "broadcast":
+            return {(members[0], chunk): frozenset({members[0]}) for chunk in chunks}
+        case "all_to_all":
+            return {place: whose for place, whose in own.items() if place[1][0] == place[0]}
+    # all_gather: a shard starts at the one member that never receives it.
+    received = {(message.target, chunk) for messages in rounds for message in messages for chunk in message.chunks}
+    return {place: whose for place, whose in own.items() if place not in received}
+
+
+def played(op: str, members: list[int], chunks: set[object], rounds: Rounds) -> dict[tuple[int, object], frozenset]:
+    held = dict(start(op, members, chunks, rounds))
+    for messages in rounds:
+        arriving = [(m, chunk, held[m.source, chunk]) for m in messages for chunk in m.chunks]
+        for message, chunk, data in arriving:
+            place = (message.target, chunk)
+            if message.reduces:
+                assert not held[place] & data, f"{place} adds the data of {held[place] & data} twice"
+                held[place] |= data
+            else:
+                held[place] = data
+    return held
+
+
+def reference(case: Case, group: int) -> tuple[Rounds, dict[object, float], list[int]]:
+    members = case.members[group].tolist()
+    rounds, sizes = ROUNDS[case.name](case.op, members, case.fabric)
+    return rounds, sizes, members
+
+
+def test_every_algorithm_is_played():
+    assert set(ROUNDS) == set(ALGORITHMS)
+
+
+def test_every_collective_has_an_algorithm_for_any_groups():
+    covered = {op for place, _, op in combinations() if place == "uneven"}
+    assert covered == set(OPS)
+
+
+def test_every_member_ends_with_the_data(case):
+    for group in range(len(case.members)):
+        rounds, sizes, members = reference(case, group)
+        assert sum(sizes.values()) == pytest.approx(1 if case.op != "all_to_all" else len(members))
+        held = played(case.op, members, set(sizes), rounds)
+        everyone = frozenset(members)
+        match case.op:
+            case "all_reduce":
+                assert held == {(member, chunk): everyone for member in members for chunk in sizes}
+            case "reduce_scatter":
+                reduced = defaultdict(float)
+                for (member, chunk), whose in held.items():
+                    reduced[member] += sizes[chunk] if whose == everyone else 0
+                assert reduced == pytest.approx(dict.fromkeys(members, 1 / len(members)))
+            case "all_gather":
+                sources = {chunk: {held[member, chunk] for member in members} for chunk in sizes}
+                assert all(len(whose) == 1 for whose in sources.values())
+                assert frozenset.union(*(whose for (whose,) in sources.values())) == everyone
+            case "broadcast":
+                assert held == {(member, chunk): frozenset({members[0]}) for member in members for chunk in sizes}
+            case "all_to_all":
+                assert {chunk for member, chunk in held if chunk[1] == member} == set(sizes)
+
+
+def test_loads_are_the_bytes_of_the_messages_on_their_routes(case):
+    loads = np.zeros((len(case.members), len(case.fabric.links)))
+    for group in range(len(case.members)):
+        rounds, sizes, _ = reference(case, group)
+        for message in (message for messages in rounds for message in messages):
+            routes = case.fabric.routes(np.array([message.source]), np.array([message.target]))
+            loads[group, routes.link] += routes.share * sum(sizes[chunk] for chunk in message.chunks)
+    pattern = case.pattern
+    found = np.zeros_like(loads)
+    found[pattern.group, pattern.link] = pattern.bytes_per_byte
+    assert found == pytest.approx(loads, rel=1e-9)
+
+
+def test_each_group_and_link_stands_once_with_bytes_on_it(case):
+    pattern = case.pattern
+    assert len(set(zip(pattern.group.tolist(), pattern.link.tolist(), strict=True))) == len(pattern.link)
+    assert (pattern.bytes_per_byte > 0).all()
+    assert pattern.latency_s.shape == (len(case.members),)
+
+
+def test_groups_at_once_are_each_group_alone(case):
+    whole = case.pattern
+    for group, members in enumerate(case.members):
+        if not ALGORITHMS[case.name].applies(members[None], case.fabric):
+            continue
+        alone = ALGORITHMS[case.name].pattern(case.op, members[None], case.fabric)
+        rows = whole.group == group
+        assert dict(zip(whole.link[rows].tolist(), whole.bytes_per_byte[rows].tolist(), strict=True)) == pytest.approx(
+            dict(zip(alone.link.tolist(), alone.bytes_per_byte.tolist(), strict=True))
+        )
+        assert whole.latency_s[group] == pytest.approx(alone.latency_s[0])
+
+
+def test_bytes_into_a_switch_or_nic_are_bytes_out(case):
+    pattern, links = case.pattern, case.fabric.links
+    balance = np.zeros((len(case.members), len(case.fabric.node_names())))
+    np.add.at(balance, (pattern.group, links.target[pattern.link]), pattern.bytes_per_byte)
+    np.add.at(balance, (pattern.group, links.source[pattern.link]), -pattern.bytes_per_byte)
+    assert balance[:, case.fabric.num_gpus :] == pytest.approx(0, abs=1e-12)
+
+
+def test_no_time_beats_the_rate_at_which_a_member_sends(case):
+    links = case.fabric.links
+    injection = np.bincount(links.source, weights=links.bytes_per_s)[0]
+    n = case.members.shape[1]
+    least = {"all_reduce": 2 * (n - 1) / n, "broadcast": 1.0}.get(case.op, (n - 1) / n)
+    nbytes = 1e9
+    assert (case.time_s(nbytes) >= nbytes * least / injection * (1 - 1e-12)).all()
+
+
+def test_no_time_beats_the_latency_to_the_farthest_member(case):
+    for group, members in enumerate(case.members):
+        source, target = np.repeat(members, len(members)), np.tile(members, len(members))
+        if case.op == "broadcast":
+            source, target = np.full(len(members), members[0]), members
+        farthest_s = case.fabric.routes(source, target).latency_s.max()
+        assert case.time_s(0)[group] >= farthest_s * (1 - 1e-12)
+
+
+def test_twice_the_bytes_take_longer_but_at_most_twice_as_long(case):
+    once, twice = case.time_s(1e7), case.time_s(2e7)
+    assert (once < twice).all()
+    assert (twice <= 2 * once).all()
+
+
+@pytest.mark.parametrize("tier", ["nvlink", "nic"])
+def test_a_lone_collective_is_never_slower_on_faster_links(tier):
+    slow = {"nvlink": {"bandwidth": "200 GB/s", "efficiency": 0.82, "latency": "0.95 us"}, "nodes": 3} | RAILS
+    slow |= {"nic": {"bandwidth": "100 Gbit/s", "efficiency": 0.96, "latency": "6 us"}}
+    fast = slow | {tier: slow[tier] | {"bandwidth": "800 Gbit/s" if tier == "nic" else "900 GB/s"}}
+    before, after = cluster("dgx-h100", **slow), cluster("dgx-h100", **fast)
+    members = np.arange(12)[None]
+    for name, algorithm in ALGORITHMS.items():
+        for op in algorithm.ops:
+            slower, faster = (Case(name, op, fabric, members).time_s(1e9)[0] for fabric in (before, after))
+            assert faster <= slower
+
+
+# The choice of an algorithm.
+
+TWO_NODES = cluster("dgx-h100", nodes=2)
+RAILS_OF_64 = cluster("dgx-h100", nodes=64)
+ONE_RAIL = np.arange(0, 512, 8)[None]
+
+
+def test_a_named_algorithm_is_taken_even_if_it_is_slow():
+    assert choose("all_reduce", 1e3, ONE_RAIL, RAILS_OF_64, "ring") == "ring"
+
+
+def test_auto_takes_trees_for_small_and_rings_for_large_messages_between_nodes():
+    assert choose("all_reduce", 1e5, ONE_RAIL, RAILS_OF_64, "auto") == "tree"
+    assert choose("all_reduce", 1e10, ONE_RAIL, RAILS_OF_64, "auto") == "ring"
+
+
+def test_auto_is_never_slower_than_a_name(case):
+    for nbytes in (1e3, 1e6, 1e9):
+        chosen = choose(case.op, nbytes, case.members, case.fabric, "auto")
+        best = Case(chosen, case.op, case.fabric, case.members)
+        assert best.time_s(nbytes).max() <= case.time_s(nbytes).max() * (1 + 1e-12)
+
+
+def test_auto_looks_at_the_slowest_group():
+    spine = {"count": 4, "oversubscription": 32, "efficiency": 0.96, "latency": "0.3 us"}
+    fabric = cluster("dgx-h100", nodes=16, nodes_per_unit=8, spine=spine)
+    rail = np.arange(0, 128, 8)
+    inside, across = rail[:8], rail[4:12]
+    chosen = [choose("all_reduce", 1e7, np.stack(groups), fabric, "auto") for groups in ([inside], [across])]
+    assert chosen == ["tree", "ring"]
+    assert choose("all_reduce", 1e7, np.stack([inside, across]), fabric, "auto") == "ring"
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "message"),
+    [
+        ("all_gather", "tree", r"tree is not an algorithm for it \(got 'tree', allowed auto, hierarchical, ring\)"),
+        ("all_to_all", "ring", r"allowed auto, pairwise\)"),
+        ("all_reduce", "rign", r"unknown collective algorithm \(got 'rign'.*did you mean 'ring'"),
+    ],
+)
+def test_a_name_that_cannot_run_the_collective_is_refused(op, name, message):
+    with pytest.raises(SimError, match=message):
+        choose(op, 1e6, np.arange(16)[None], TWO_NODES, name)
+
+
+def test_a_name_that_cannot_run_in_these_groups_is_refused():
+    with pytest.raises(SimError, match=r"hierarchical does not run in these groups .*allowed auto, ring, tree\)"):
+        choose("all_reduce", 1e6, np.arange(8)[None], TWO_NODES, "hierarchical")
+    with pytest.raises(SimError, match=r"tree does not run in these groups .*allowed auto, ring\)"):
+        choose("all_reduce", 1e6, np.arange(9)[None], TWO_NODES, "tree")

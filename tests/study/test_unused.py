@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import sim
+from sim.program.lower import lower
+from sim.results.traffic import traffic
+from sim.spec.scenario import Scenario
+from sim.study.unused import unused, unused_tiers
+
+LAYOUT = "layout: {{tp: {tp}, sequence_parallel: {sp}, pp: {pp}, dp: {dp}, zero: {zero}, schedule: 1f1b}}\n"
+ONE_NODE = """\
+model: llama2-7b
+gpu: h100-sxm
+topology: single-node-h100
+training: {seq_len: 4096, global_batch: 8, micro_batch: 1, precision: bf16, recompute: none}
+"""
+TWO_NODES = ONE_NODE.replace("single-node-h100", "{use: dgx-h100, nodes: 2}")
+NO_REPLICAS = LAYOUT.format(tp=4, sp="true", pp=2, dp=1, zero=1)
+ONLY_DATA = LAYOUT.format(tp=1, sp="false", pp=1, dp=8, zero=0)
+ALL_AXES = LAYOUT.format(tp=4, sp="true", pp=2, dp=2, zero=1)
+
+
+def load(text: str, folder: Path, *overrides: str) -> Scenario:
+    path = folder / "scenario.yaml"
+    path.write_text(text)
+    return sim.load(str(path), overrides)
+
+
+def paths_of(scenario: Scenario) -> list[str]:
+    fabric = scenario.topology.build()
+    rows = traffic(lower(scenario, fabric, "folded"), scenario, fabric)
+    return [path for path, _ in unused(scenario, fabric, rows)]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        (ONE_NODE + NO_REPLICAS, "layout.zero", "2"),
+        (ONE_NODE + NO_REPLICAS, "layout.zero", "0"),
+        (ONE_NODE + NO_REPLICAS, "training.overlap.grad_reduce", "false"),
+        (ONE_NODE + NO_REPLICAS, "training.overlap.param_gather", "false"),
+        (ONE_NODE + NO_REPLICAS.replace("1f1b}", "1f1b}\nseed: 1"), "seed", "7"),
+        (ONE_NODE.replace("none}", "none, bucket: 64 MiB}") + NO_REPLICAS, "training.bucket", "1 MiB"),
+        (ONE_NODE + NO_REPLICAS, "layout.order", "pp-tp-cp-ep-dp"),
+        (ONE_NODE + ONLY_DATA, "training.overlap.tensor", "false"),
+        (ONE_NODE + ONLY_DATA, "layout.order", "dp-tp-pp"),
+        (ONE_NODE + ONLY_DATA, "network.algorithms.all_gather", "ring"),
+        (ONE_NODE + ONLY_DATA.replace("1f1b}", "1f1b, stage_layers: [32]}"), "layout.stage_layers", "[32]"),
+    ],
+)
+def test_a_field_that_is_called_unused_changes_neither_time_nor_memory(
+    text: str, path: str, value: str, tmp_path: Path
+):
+    scenario = load(text, tmp_path)
+    assert path in paths_of(scenario)
+    before, after = sim.simulate(scenario), sim.simulate(load(text, tmp_path, f"{path}={value}"))
+    assert after.step_time_s == pytest.approx(before.step_time_s, rel=1e-12)
+    assert after.memory == before.memory
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("layout.zero", "0"),
+        ("layout.order", "dp-tp-cp-ep-pp"),
+        ("training.overlap.grad_reduce", "false"),
+        ("training.overlap.param_gather", "false"),
+        ("training.overlap.tensor", "false"),
+        ("network.algorithms.all_gather", "hierarchical"),
+    ],
+)
+def test_a_field_that_changes_the_step_is_not_called_unused(path: str, value: str, tmp_path: Path):
+    text = TWO_NODES + ALL_AXES
+    if path == "network.algorithms.all_gather":
+        text = TWO_NODES + LAYOUT.format(tp=1, sp="false", pp=1, dp=16, zero=1)
+    scenario = load(text, tmp_path)
+    assert path not in paths_of(scenario)
+    before, after = sim.simulate(scenario), sim.simulate(load(text, tmp_path, f"{path}={value}"))
+    assert (after.step_time_s, after.memory) != (before.step_time_s, before.memory)
+
+
+def test_tiers_beyond_a_node_are_unused_where_everything_stays_in_it(tmp_path: Path):
+    text = TWO_NODES.replace("nodes: 2", "nodes: 1") + NO_REPLICAS
+    scenario = load(text, tmp_path)
+    fabric = scenario.topology.build()
+    rows = traffic(lower(scenario, fabric, "folded"), scenario, fabric)
+    assert unused_tiers(fabric, rows) == ["pcie", "nic", "spine"]
