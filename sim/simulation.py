@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from sim.engine.play import play
 from sim.engine.timeline import Timeline
+from sim.program.check import problems
 from sim.program.lower import Fidelity, lower
 from sim.results.result import Result
 from sim.results.summarise import summarise
+from sim.spec import load as files
+from sim.spec.load import Overrides, Point
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric
 
@@ -30,6 +34,26 @@ def own_version() -> str:
         return version("pretraining-simulator")
     except PackageNotFoundError:
         return "0+source"
+
+
+def load(name: str | Path, overrides: Overrides = ()) -> Scenario:
+    """The scenario of a file, found by path or name, checked up to whether it can be lowered.
+
+    overrides: texts such as `layout.tp=4`, or a mapping from dotted paths to values.
+
+    Raises SimError with every mistake at its place, and for a file that describes several scenarios.
+    """
+    return files.load(name, overrides, checks=[problems])
+
+
+def load_all(name: str | Path, overrides: Overrides = ()) -> list[Scenario]:
+    """One scenario for each entry of the file's `variants:`, or the one of a plain file. See `load`."""
+    return files.load_all(name, overrides, checks=[problems])
+
+
+def load_points(name: str | Path, overrides: Overrides = ()) -> list[Point]:
+    """The points of the file's `sweep:`, each with its scenario or the reason why there is none. See `load`."""
+    return files.load_points(name, overrides, checks=[problems])
 
 
 def run(scenario: Scenario, fidelity: Fidelity = "folded") -> Simulation:

@@ -19,6 +19,11 @@ from sim.spec.parameters import parameters
 from sim.spec.scenario import Scenario
 from sim.study.unused import unused, unused_tiers
 
+TRAFFIC_HEAD = (
+    *("kind", "collective", "over", "algorithm", "groups", "ranks", "nodes", "a call", "calls/step", "bytes/step"),
+    "bytes on links, all groups",
+)
+
 
 def sections(scenario: Scenario) -> list[tuple[str, str]]:
     """(title, text) of what was understood."""
@@ -96,13 +101,14 @@ def _share(flop: float, whole: float) -> list[str]:
 
 def _traffic(rows: Sequence[TrafficRow]) -> Iterator[list[str]]:
     """One line for each kind, collective and algorithm."""
-    yield ["kind", "collective", "algorithm", "groups", "ranks", "nodes", "a call", "calls/step", "bytes/step", "links"]
+    yield [*TRAFFIC_HEAD]
     for row in rows:
         smallest, largest = units.text(row.min_nbytes, "bytes"), units.text(row.max_nbytes, "bytes")
         tiers = " ".join(f"{tier} {units.text(nbytes, 'bytes')}" for tier, nbytes in row.bytes_by_tier.items())
         yield [
             row.kind,
             row.op,
+            row.group,
             row.algorithm,
             f"{row.num_groups:,}",
             f"{row.group_size:,}",

@@ -14,10 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.program.operations import COMPUTE
+from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD
 from sim.program.program import Program
 from sim.program.ranks import STREAM_INDEX
 from sim.spec.topology import Floats, Ints
+
+
+BACKGROUND = [STREAM_INDEX[name] for name in (PP_FORWARD, PP_BACKWARD, "dp_reduce", "dp_gather")]
+"""Streams whose operations the next block does not wait for."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,9 @@ class Runs:
 class _Inside:
     """A block's operations, counted from its first slot.
 
-    in_run: operations that end with the block's last compute operation at the latest.  start_s: their start after the
-    block's.  total_s: time of the run; None where the block is no run.  loose: streams of operations that may outlive
-    the last compute operation.
+    in_run: operations that end with the block's last compute at the latest (or with the communication that follows it
+    and that the next block waits for).  start_s: their start after the block's.  total_s: time of the run; None where
+    the block is no run.  loose: streams of operations that may outlive it.
     """
 
     in_run: NDArray[np.bool_]
@@ -99,7 +103,7 @@ def _inside(
     """Times inside a block. Its operations stand in an order in which each comes after what it waits for."""
     size = len(before)
     stream = program.stream[slots]
-    last = int(np.flatnonzero(stream == STREAM_INDEX[COMPUTE])[-1])
+    last = int(np.flatnonzero(~np.isin(stream, BACKGROUND))[-1])
     in_run = np.zeros(size, dtype=bool)
     in_run[last] = True
     for index in range(last, -1, -1):

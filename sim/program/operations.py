@@ -80,7 +80,7 @@ class Block:
     """Operations of one schedule action, or of the step's end, in the order in which the host issues them.
 
     entries: operations that consume what the pipeline's neighbour sent.
-    tail: operations for which the next block waits (reductions that do not overlap).
+    tail: operations for which the next block waits: awaited communication that no compute follows.
     uses: (gathers, last operation that needs them) of each ZeRO-3 unit: bounds how far ahead the gathers run.
     """
 
@@ -92,8 +92,8 @@ class Block:
 
 @dataclass
 class BlockBuilder:
-    """Collects a block in issue order: communication waits for the compute issued before it, compute for the
-    communication that it was told to wait for."""
+    """Collects a block in issue order: communication waits for the compute issued before it, compute (and further
+    communication) for the communication that it was told to wait for."""
 
     operations: list[Operation] = field(default_factory=list)
     entries: list[int] = field(default_factory=list)
@@ -141,5 +141,5 @@ class BlockBuilder:
 
     def build(self) -> Block:
         """The finished block."""
-        assert not self._waits, "an awaited communication has no operation after it"
-        return Block(tuple(self.operations), tuple(self.entries), tuple(self.tail), tuple(self.uses))
+        tail = (*self._waits, *self.tail)
+        return Block(tuple(self.operations), tuple(self.entries), tail, tuple(self.uses))

@@ -161,11 +161,15 @@ def build(root: Node, name: str, variant: str | None, files: Files, checks: Sequ
     resolved = Node(tree, root.place)
     problems += [_placed(resolved, *mistake) for mistake in mistakes]
     if problems:
-        raise SimError(problems)
+        raise SimError(sorted(problems, key=_in_reading_order))
     scenario = Scenario.model_validate(values | {"variant": variant})
     if problems := [_placed(resolved, *mistake) for each in checks for mistake in each(scenario)]:
         raise SimError(problems)
     return scenario
+
+
+def _in_reading_order(problem: Problem) -> tuple[str, int, int]:
+    return problem.file, problem.line or 0, problem.column or 0
 
 
 def _placed(root: Node, path: str, message: str) -> Problem:
@@ -260,7 +264,9 @@ def _in_our_terms(node: Node, name: str, path: str, *, is_config: bool = False) 
         model = model_from_config(config, name)
     except SimError as error:
         parts = [(problem.path.split(".") if problem.path else [], problem.message) for problem in error.problems]
-        raise SimError([locate(node, where).problem(joined(path, where), message) for where, message in parts]) from None
+        raise SimError(
+            [locate(node, where).problem(joined(path, where), message) for where, message in parts]
+        ) from None
     return planted(model.model_dump(by_alias=True), node.place)
 
 

@@ -64,12 +64,6 @@ def derive_dp(layout: Layout, topology: FabricSpec) -> Layout:
     return layout.model_copy(update={"dp": gpus // rest})
 
 
-def microbatches(layout: Layout, training: Training) -> int:
-    """Micro-batches of one replica in a step: global_batch / (dp x micro_batch)."""
-    assert layout.dp is not None
-    return training.global_batch // (layout.dp * training.micro_batch)
-
-
 @_rule("layout", "topology")
 def _world(scenario: Scenario) -> Mistakes:
     layout = scenario.layout
@@ -88,11 +82,8 @@ def _expert_axes(scenario: Scenario) -> Mistakes:
     ranks, experts = layout.tp * layout.cp * layout.dp, layout.etp * layout.ep
     if ranks % experts:
         path = "layout.ep" if layout.ep > 1 else "layout.etp"
-        yield (
-            path,
-            f"etp * ep = {layout.etp} * {layout.ep} = {experts} does not divide "
-            f"tp * cp * dp = {layout.tp} * {layout.cp} * {layout.dp} = {ranks}",
-        )
+        product = f"tp * cp * dp = {layout.tp} * {layout.cp} * {layout.dp} = {ranks}"
+        yield path, f"etp * ep = {layout.etp} * {layout.ep} = {experts} does not divide {product}"
 
 
 @_rule("layout", "topology")
@@ -184,11 +175,8 @@ def _batch(scenario: Scenario) -> Mistakes:
     assert layout.dp is not None
     at_once = layout.dp * training.micro_batch
     if training.global_batch % at_once:
-        yield (
-            "training.global_batch",
-            f"global_batch = {training.global_batch} is no multiple of "
-            f"dp * micro_batch = {layout.dp} * {training.micro_batch} = {at_once}",
-        )
+        product = f"dp * micro_batch = {layout.dp} * {training.micro_batch} = {at_once}"
+        yield "training.global_batch", f"global_batch = {training.global_batch} is no multiple of {product}"
 
 
 @_rule("layout", "model")

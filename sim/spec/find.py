@@ -20,7 +20,8 @@ def find(kind: Kind, name: str, near: Path | None = None) -> Path:
     """The file that `name` means, the first of these that exists.
 
     A path (it has a folder or a suffix) counts from `near`, the folder of the file that refers to it, so that a file
-    means the same from everywhere, then from the working folder. A name, with or without its suffix, is looked up in the folders of `folders(kind)`.
+    means the same from everywhere, then from the working folder. A name, with or without its suffix, is looked up in
+    the folders of `folders(kind)`.
 
     Raises SimError, listing the names that exist, where there is none.
     """

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sim.errors import Problem, SimError
-from sim.spec.assemble import STRUCTURE, Check, Files, Overrides, build, keys, overlaid, overridden, scenario_tree, without
+from sim.spec.assemble import Check, Files, Overrides, build, keys, overlaid, overridden, scenario_tree, without
 from sim.spec.find import find
+from sim.spec.mistakes import shown
 from sim.spec.scenario import Scenario
 from sim.spec.schema import schema
-from sim.spec.source import Node, nested, plain
-from sim.spec.sweep import Assignment, assignments
+from sim.spec.source import Node, merge, nested, plain
+from sim.spec.sweep import assignments
 
 __all__ = ["Check", "Overrides", "Point", "dump", "load", "load_all", "load_points", "schema"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ def load(name: str | Path, overrides: Overrides = (), *, checks: Sequence[Check]
 
     Raises SimError with every mistake, and for a file that describes several scenarios.
     """
-    file = _File.open(name)
-    file.refuse("variants", "several scenarios: play them with `sim compare`, load them with load_all")
-    file.refuse("sweep", "several scenarios: play them with `sim sweep`, load them with load_points")
-    return file.build(file.root, None, overrides, checks)
+    source = _open(name, overrides, checks)
+    source.refuse("variants", "several scenarios: compare them with `sim compare`, load them with load_all")
+    source.refuse("sweep", "several scenarios: play them with `sim sweep`, load them with load_points")
+    return source.build(source.root, None)
 
 
 def load_all(name: str | Path, overrides: Overrides = (), *, checks: Sequence[Check] = ()) -> list[Scenario]:
@@ -48,17 +47,17 @@ def load_all(name: str | Path, overrides: Overrides = (), *, checks: Sequence[Ch
 
     A variant is laid on the rest of the file, `overrides` on the variant. Its `name` is the file's, `variant` its key.
     """
-    file = _File.open(name)
-    file.refuse("sweep", "a sweep: play it with `sim sweep`, load it with load_points")
-    variants = keys(file.root).get("variants")
+    source = _open(name, overrides, checks)
+    source.refuse("sweep", "several scenarios: play them with `sim sweep`, load them with load_points")
+    variants = keys(source.root).get("variants")
     if variants is None:
-        return [file.build(file.root, None, overrides, checks)]
+        return [source.build(source.root, None)]
     if not isinstance(variants.value, dict) or not variants.value:
-        raise SimError(variants.place.problem("variants", "wrong type (allowed a mapping of names to overrides)"))
-    outcomes: dict[str, Scenario | SimError] = {}
-    for variant, over in variants.value.items():
-        outcomes[variant] = _attempt(lambda variant=variant, over=over: _variant(file, variant, over, overrides, checks))
-    failed = {variant: outcome for variant, outcome in outcomes.items() if isinstance(outcome, SimError)}
+        message = f"wrong type (got {shown(plain(variants))}, allowed a mapping of names to overrides)"
+        raise SimError(variants.place.problem("variants", message))
+    base = without(source.root, "variants", "measured")
+    outcomes = {name: source.attempt(base, over, name) for name, over in variants.value.items()}
+    failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, SimError)}
     if failed:
         raise SimError(_told_once(failed, len(outcomes)))
     return [outcome for outcome in outcomes.values() if isinstance(outcome, Scenario)]
@@ -69,24 +68,82 @@ def load_points(name: str | Path, overrides: Overrides = (), *, checks: Sequence
 
     Raises SimError for a mistake that every point shares: it is the file's, not the point's.
     """
-    file = _File.open(name)
-    file.refuse("variants", "variants beside a sweep: sweep one file for each variant (allowed `extends`)")
-    if "sweep" not in keys(file.root):
-        raise SimError(file.root.place.problem("sweep", "missing: play one scenario with `sim run`, load it with load"))
+    source = _open(name, overrides, checks)
+    source.refuse("variants", "a sweep beside it: sweep each variant in a file of its own (allowed `extends`)")
+    sweep = keys(source.root).get("sweep")
+    if sweep is None:
+        message = "missing: a file without it is played with `sim run` and loaded with load or load_all"
+        raise SimError(source.root.place.problem("sweep", message))
+    base = without(source.root, "sweep", "measured")
     points = []
-    for values in assignments(keys(file.root)["sweep"]):
-        outcome = _attempt(lambda values=values: file.build(_at_point(file.root, values), None, overrides, checks))
-        shown = {path: plain(node) for path, node in values.items()}
-        failed = isinstance(outcome, SimError)
-        points.append(Point(shown, error=outcome) if failed else Point(shown, scenario=outcome))
-    errors = [set(point.error.problems) if point.error else set() for point in points]
-    if shared := set.intersection(*errors):
-        first = points[0].error
-        assert first is not None
-        raise SimError([problem for problem in first.problems if problem in shared])
+    for assignment in assignments(sweep):
+        over = Node({}, base.place)
+        for path, leaf in assignment.items():
+            over = merge(over, nested(path, leaf))
+        outcome = source.attempt(base, over, None)
+        values = {path: plain(leaf) for path, leaf in assignment.items()}
+        match outcome:
+            case SimError():
+                points.append(Point(values, error=outcome))
+            case _:
+                points.append(Point(values, scenario=outcome))
+    problems = [point.error.problems if point.error else () for point in points]
+    shared = set(problems[0]).intersection(*problems)
+    if shared:
+        raise SimError([problem for problem in problems[0] if problem in shared])
     return points
 
 
 def dump(scenario: Scenario) -> dict[str, Any]:
     """The resolved scenario as plain values in SI, with every field, in the order of the fields."""
     return scenario.model_dump(mode="json")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A scenario file with what it extends, and how it is to be read."""
+
+    name: str
+    root: Node
+    files: Files
+    overrides: Overrides
+    checks: Sequence[Check]
+
+    def refuse(self, key: str, message: str) -> None:
+        """Raise SimError where the file has `key`."""
+        if node := keys(self.root).get(key):
+            raise SimError(node.place.problem(key, message))
+
+    def build(self, tree: Node, variant: str | None) -> Scenario:
+        """The scenario of a tree, overrides applied."""
+        return build(overridden(tree, self.overrides), self.name, variant, self.files, self.checks)
+
+    def attempt(self, base: Node, over: Node, variant: str | None) -> Scenario | SimError:
+        """The scenario of `over` laid on `base`, or what is wrong with it."""
+        if not isinstance(over.value, dict):
+            message = f"wrong type (got {shown(plain(over))}, allowed a mapping of overrides)"
+            return SimError(over.place.problem(f"variants.{variant}", message))
+        try:
+            return self.build(overlaid(base, over), variant)
+        except SimError as error:
+            return error
+
+
+def _open(name: str | Path, overrides: Overrides, checks: Sequence[Check]) -> _Source:
+    files = Files()
+    path = find("scenarios", str(name))
+    return _Source(path.stem, scenario_tree(path, files), files, overrides, checks)
+
+
+def _told_once(failed: Mapping[str, SimError], num_variants: int) -> list[Problem]:
+    """Each mistake once; one that not all variants share names those that have it."""
+    variants: dict[Problem, list[str]] = {}
+    for variant, error in failed.items():
+        for problem in error.problems:
+            variants.setdefault(problem, []).append(variant)
+    return [
+        problem
+        if len(names) == num_variants
+        else replace(problem, message=f"{problem.message} [variant {', '.join(names)}]")
+        for problem, names in variants.items()
+    ]

@@ -81,25 +81,26 @@ def _message(spec: type[BaseModel], loc: Sequence[str | int], details: Any) -> s
     got = f"got {shown(details['input'])}"
     match kind:
         case "extra_forbidden":
-            return unknown("key", str(loc[-1]), _keys(_spec_at(spec, loc[:-1])))
+            message = unknown("key", str(loc[-1]), _keys(_spec_at(spec, loc[:-1])))
         case "missing":
-            return "missing"
+            message = "missing"
         case "literal_error":
-            return _literal(details["input"], context["expected"])
+            message = _literal(details["input"], context["expected"])
         case "value_error":
-            message = str(context["error"])
-            return f"wrong value ({message})" if message.startswith("got ") else message
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            sign, limit = _LIMITS[kind]
-            return f"out of range ({got}, allowed {sign} {context[limit]})"
+            reason = str(context["error"])
+            message = f"wrong value ({reason})" if reason.startswith("got ") else reason
         case "string_pattern_mismatch":
-            return f"wrong value ({got}, allowed a name without /, \\ or a leading dot)"
+            message = f"wrong value ({got}, allowed a name without /, \\ or a leading dot)"
         case "stage_layers":
-            return f"wrong type ({got}, {details['msg']})"
+            message = f"wrong type ({got}, {details['msg']})"
+        case _ if kind in _LIMITS:
+            sign, limit = _LIMITS[kind]
+            message = f"out of range ({got}, allowed {sign} {context[limit]})"
         case _ if kind in _ALLOWED:
-            return f"wrong type ({got}, allowed {_ALLOWED[kind]})"
+            message = f"wrong type ({got}, allowed {_ALLOWED[kind]})"
         case _:
-            return f"{details['msg']} ({got})"
+            message = f"{details['msg']} ({got})"
+    return message
 
 
 def _literal(value: Any, expected: str) -> str:

@@ -170,7 +170,7 @@ class _Composer:
                 self._num_nodes += 1
                 return self._anchored(event.anchor, Node(event.value if event.style else scalar(event.value), place), 1)
             case yaml.AliasEvent():
-                return self._alias(event.anchor, place)
+                return self._alias(str(event.anchor), place)
             case yaml.CollectionStartEvent():
                 if len(open_nodes) >= MAX_DEPTH:
                     raise SimError(place.problem("", f"too deep (allowed up to {MAX_DEPTH} levels)"))
@@ -206,9 +206,13 @@ class _Composer:
         place = parent.place if isinstance(event, yaml.CollectionEndEvent) else self._place(event)
         key = node.value
         if key == "<<":
-            self._problems.append(place.problem("", "merge keys are not read (allowed `extends`, or the keys themselves)"))
+            self._problems.append(
+                place.problem("", "merge keys are not read (allowed `extends`, or the keys themselves)")
+            )
         elif not isinstance(key, str):
-            self._problems.append(place.problem("", f"a key must be a string (got {_brief(key)}, allowed it in quotes)"))
+            self._problems.append(
+                place.problem("", f"a key must be a string (got {_brief(key)}, allowed it in quotes)")
+            )
         elif key in parent.keys:
             self._problems.append(place.problem("", f"key {key!r} stands twice"))
         else:
@@ -266,7 +270,7 @@ def planted(value: Any, place: Place) -> Node:
 def merge(base: Node, over: Node) -> Node:
     """`over` laid on `base`: mappings key by key, everything else (lists too) replaced.
 
-    A mapping that both have stands where `over` has it, unless that is the command line, which gives no place to look at.
+    A mapping that both have stands where `over` has it, unless that is the command line, where there is nothing to see.
     """
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over

@@ -26,8 +26,8 @@ class Sweep(Spec):
     the second ones; the lists have equal lengths.  points: a list of mappings from path to value.
     """
 
-    product: dict[str, Values] = {}
-    zip: dict[str, Values] = {}
+    product: dict[str, Values] = Field(default_factory=dict)
+    zip: dict[str, Values] = Field(default_factory=dict)
     points: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = ()
 
 
@@ -61,7 +61,9 @@ def _refuse_clashes(sweep: Sweep, node: Node) -> None:
     in_points = {path for point in sweep.points for path in point}
     groups = [set(sweep.product), set(sweep.zip), in_points]
     if twice := sorted(path for path in set().union(*groups) if sum(path in group for group in groups) > 1):
-        raise SimError(node.place.problem("sweep", f"{', '.join(twice)} stands in more than one of product, zip, points"))
+        raise SimError(
+            node.place.problem("sweep", f"{', '.join(twice)} stands in more than one of product, zip, points")
+        )
 
 
 def _items(node: Node | None) -> tuple[Node, ...]:

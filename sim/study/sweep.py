@@ -12,7 +12,7 @@ from sim.program.lower import Fidelity
 from sim.program.operations import COLLECTIVE_KINDS
 from sim.results.result import Result
 from sim.simulation import simulate
-from sim.spec.sweep import Point
+from sim.spec.load import Point
 
 KINDS = (*COLLECTIVE_KINDS, "pp")
 

@@ -37,12 +37,8 @@ def test_a_mistake_of_the_schedule_has_its_place_in_the_file(invoke: Callable, w
     )
 
 
-def test_mistakes_of_the_parts_and_of_the_whole_are_reported_together(
-    invoke: Callable, write: Callable, small_text: str
-):
-    """The world equation is a rule between parts, the algorithm's name a rule of the program."""
-    path = write(small_text.replace("dp: 2", "dp: 3") + "network: {algorithms: {all_reduce: rings}}\n")
-    stderr = invoke("run", path, code=2).stderr
+def test_an_equation_is_printed_with_its_numbers(invoke: Callable, write: Callable, small_text: str):
+    stderr = invoke("run", write(small_text.replace("dp: 2", "dp: 3")), code=2).stderr
     assert "tp * cp * dp * pp = 2 * 1 * 3 * 2 = 12, but the topology has 8 GPUs" in stderr
 
 

@@ -33,7 +33,6 @@ KEYS = [
     "simulated_operations",
     "fidelity",
     "version",
-,
 ]
 
 

@@ -46,7 +46,7 @@ def test_show_lists_what_each_parallelism_sends(small: str, invoke: Callable):
     lines = section(invoke("show", small).stdout, "parallelism: what a step sends")
     kinds = [line.split()[0] for line in lines[1:]]
     assert list(dict.fromkeys(kinds)) == ["tp", "dp_reduce", "dp_gather", "grad_norm", "pp"]
-    assert all("nvlink" in line for line in lines[1:])
+    assert all("nvlink" in line for line, kind in zip(lines[1:], kinds, strict=True) if kind != "grad_norm")
 
 
 def test_show_names_fields_without_effect(small: str, invoke: Callable):

@@ -15,7 +15,7 @@ ONE_NODE = """\
 model: llama2-7b
 gpu: h100-sxm
 topology: single-node-h100
-training: {seq_len: 4096, global_batch: 8, micro_batch: 1, precision: bf16, recompute: none}
+training: {seq_len: 4096, global_batch: 16, micro_batch: 1, precision: bf16, recompute: none}
 """
 TWO_NODES = ONE_NODE.replace("single-node-h100", "{use: dgx-h100, nodes: 2}")
 NO_REPLICAS = LAYOUT.format(tp=4, sp="true", pp=2, dp=1, zero=1)
@@ -65,11 +65,11 @@ def test_a_field_that_is_called_unused_changes_neither_time_nor_memory(
     ("path", "value"),
     [
         ("layout.zero", "0"),
-        ("layout.order", "dp-tp-cp-ep-pp"),
+        ("layout.order", "pp-dp-cp-ep-tp"),
         ("training.overlap.grad_reduce", "false"),
         ("training.overlap.param_gather", "false"),
         ("training.overlap.tensor", "false"),
-        ("network.algorithms.all_gather", "hierarchical"),
+        ("network.algorithms.all_gather", "ring"),
     ],
 )
 def test_a_field_that_changes_the_step_is_not_called_unused(path: str, value: str, tmp_path: Path):
