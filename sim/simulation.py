@@ -56,7 +56,7 @@ def load_points(name: str | Path, overrides: Overrides = ()) -> list[Point]:
     return files.load_points(name, overrides, checks=[problems])
 
 
-def run(scenario: Scenario, fidelity: Fidelity = "folded") -> Simulation:
+def run(scenario: Scenario, fidelity: Fidelity = "fused") -> Simulation:
     """Play one step and keep its timeline, for reports and traces."""
     fabric = scenario.topology.build()
     program = lower(scenario, fabric, fidelity)
@@ -64,6 +64,6 @@ def run(scenario: Scenario, fidelity: Fidelity = "folded") -> Simulation:
     return Simulation(scenario, fabric, timeline, summarise(timeline, scenario, own_version()))
 
 
-def simulate(scenario: Scenario, fidelity: Fidelity = "folded") -> Result:
+def simulate(scenario: Scenario, fidelity: Fidelity = "fused") -> Result:
     """Play one step of `scenario`: scenario -> program -> timeline -> result."""
     return run(scenario, fidelity).result

@@ -37,7 +37,7 @@ def command(
         typer.Option("--report", metavar="DIR", help="Where the HTML report goes [default: reports/<scenario>]"),
     ] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.")] = False,
-    fidelity: FidelityOption = Fidelity.FOLDED,
+    fidelity: FidelityOption = Fidelity.FUSED,
 ) -> None:
     """Simulate several scenarios: which wins, and why.
 
@@ -88,7 +88,7 @@ def _print(results: list[Result]) -> None:
 
     screen = console()
     print_comparison(results, screen)
-    typer.echo("\n" + textwrap.fill(answer(results), min(screen.width, PLAIN_WIDTH)) + "\n")
+    typer.echo("\n" + textwrap.fill(answer(results), min(screen.width, PLAIN_WIDTH), break_on_hyphens=False) + "\n")
 
 
 def _report(simulations: list[Simulation], folder: Path, title: str, *, is_quiet: bool) -> None:

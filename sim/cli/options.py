@@ -12,6 +12,7 @@ import typer
 class Fidelity(StrEnum):
     """How many ranks are played."""
 
+    FUSED = "fused"
     FOLDED = "folded"
     FULL = "full"
 
@@ -38,5 +39,9 @@ TraceOption = Annotated[
 
 FidelityOption = Annotated[
     Fidelity,
-    typer.Option("--fidelity", help="`folded` plays one of each class of like ranks, `full` plays every rank."),
+    typer.Option(
+        "--fidelity",
+        help="`full` plays every rank, `folded` one of each class of like ranks, `fused` also joins operations between "
+        "points where anything could be observed. All say the same.",
+    ),
 ]

@@ -23,7 +23,7 @@ def command(
     json: JsonOption = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write the HTML report here.")] = None,
     trace: TraceOption = None,
-    fidelity: FidelityOption = Fidelity.FOLDED,
+    fidelity: FidelityOption = Fidelity.FUSED,
 ) -> None:
     """Simulate one step: how long, and where the time goes."""
     # Imported here, as in every command: they cost more than all of --help may take.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import yaml
@@ -64,7 +65,10 @@ def _ranks(scenario: Scenario) -> Iterator[Sequence[str]]:
     batch = f"{training.global_batch:,} / ({training.micro_batch} * {layout.dp})"
     yield "micro-batches", f"global_batch / (micro_batch * dp) = {batch} = {microbatches:,} on each pipeline"
     layers = [len(stage) for stage in layers_of_stages(layout, scenario.model.num_layers)]
-    yield "layers by stage", " ".join(map(str, layers))
+    yield (
+        "layers by stage",
+        " ".join(f"{len(run)} x {layers[run[0]]}" if len(run) > 1 else str(layers[run[0]]) for run in _runs(layers)),
+    )
 
 
 def _parameters(scenario: Scenario) -> Iterator[list[str]]:
@@ -76,10 +80,22 @@ def _parameters(scenario: Scenario) -> Iterator[list[str]]:
     yield ["total", f"{counts.total:,}"]
     yield ["active for a token", f"{counts.active:,}"]
     layout, s = scenario.layout, shapes(scenario)
-    for pp_rank in range(layout.pp):
-        stages = range(pp_rank, num_stages(layout), layout.pp)
-        held = sum(unit.shard.total for stage in stages for unit in units_of_stage(scenario, stage, s))
-        yield [f"on a GPU of pipeline rank {pp_rank} (before ZeRO, vocabulary padded)", f"{held:,.0f}"]
+    held = [
+        sum(unit.shard.total for stage in stages for unit in units_of_stage(scenario, stage, s))
+        for stages in (range(pp_rank, num_stages(layout), layout.pp) for pp_rank in range(layout.pp))
+    ]
+    for run in _runs(held):
+        ranks = f"rank {run[0]}" if len(run) == 1 else f"ranks {run[0]} to {run[-1]}"
+        yield [f"on a GPU of pipeline {ranks} (before ZeRO, vocabulary padded)", f"{held[run[0]]:,.0f}"]
+
+
+def _runs(values: Sequence[float]) -> list[list[int]]:
+    """Indices of `values`, those of equal neighbours together.
+
+    >>> _runs([4, 4, 3])
+    [[0, 1], [2]]
+    """
+    return [list(run) for _, run in itertools.groupby(range(len(values)), key=lambda index: values[index])]
 
 
 def _flop(scenario: Scenario) -> Iterator[list[str]]:

@@ -25,7 +25,7 @@ def command(
     scenario: ScenarioArgument,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for sweep.csv.")],
     settings: SetOption = None,
-    fidelity: FidelityOption = Fidelity.FOLDED,
+    fidelity: FidelityOption = Fidelity.FUSED,
 ) -> None:
     """Simulate every point of a `sweep:` into a CSV file.
 

@@ -63,21 +63,18 @@ def fuse(program: Program, duration_s: Floats, is_fixed: NDArray[np.bool_]) -> R
     offset_s = np.zeros(len(leader))
     total_s = duration_s.copy()
     is_alone = is_fixed & (np.bincount(program.node, minlength=len(leader)) == 1)
-    order = np.argsort(program.target, kind="stable")
-    edges = (program.source[order], program.target[order])
+    edges = _Edges(program)
     for rank in program.ranks:
         bases = rank.first + np.searchsorted(program.block[rank.first : rank.end], np.arange(len(rank.shapes)))
         ends = np.append(bases[1:], rank.end)
-        _, firsts = np.unique(rank.shapes, return_index=True)
-        blocks = [
-            _inside(program, _local_edges(edges, bases[b], ends[b]), slice(bases[b], ends[b]), duration_s, is_alone)
-            for b in firsts.tolist()
-        ]
+        # A block's first repetition may have nothing before it, so the last one is looked at.
+        chosen = [np.flatnonzero(rank.shapes == shape)[-1] for shape in range(int(rank.shapes.max()) + 1)]
+        blocks = [_inside(edges, range(int(bases[b]), int(ends[b])), duration_s, is_alone) for b in chosen]
         # On a loose stream, something of an earlier block may still run when a block begins.
         loose = frozenset[int]().union(*(block.loose for block in blocks))
         for shape, block in enumerate(blocks):
             inside = np.flatnonzero(block.in_run)
-            if block.total_s is None or loose & set(program.stream[bases[firsts[shape]] + inside].tolist()):
+            if block.total_s is None or loose & set(program.stream[bases[chosen[shape]] + inside].tolist()):
                 continue
             slots = bases[rank.shapes == shape][:, None] + inside[None, :]
             leader[slots] = slots[:, :1]
@@ -86,37 +83,74 @@ def fuse(program: Program, duration_s: Floats, is_fixed: NDArray[np.bool_]) -> R
     return Runs(leader, offset_s, total_s)
 
 
-def _local_edges(edges: tuple[Ints, Ints], base: int, end: int) -> list[list[int]]:
-    """For each operation of a block, those of the same block that it comes after."""
-    source, target = edges
-    lo, hi = np.searchsorted(target, [base, end])
-    inner = (source[lo:hi] >= base) & (source[lo:hi] < end)
-    before: list[list[int]] = [[] for _ in range(end - base)]
-    for u, v in zip((source[lo:hi][inner] - base).tolist(), (target[lo:hi][inner] - base).tolist(), strict=True):
-        before[v].append(u)
-    return before
+class _Edges:
+    """Edges of the program by target and by source."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        order = np.argsort(program.target, kind="stable")
+        self._into = (program.source[order], program.target[order])
+        order = np.argsort(program.source, kind="stable")
+        self._out_of = (program.target[order], program.source[order])
+
+    def within(self, slots: range) -> list[list[int]]:
+        """For each operation of a block, those of the same block that it comes after, both counted from its start."""
+        source, target = self._near(self._into, slots)
+        inner = (source >= slots.start) & (source < slots.stop)
+        before: list[list[int]] = [[] for _ in slots]
+        for u, v in zip((source[inner] - slots.start).tolist(), (target[inner] - slots.start).tolist(), strict=True):
+            before[v].append(u)
+        return before
+
+    def leaks(self, slots: range, inner: Ints, last: int) -> bool:
+        """Whether anything but the order on streams of the rank reaches into the middle of a run or out of it.
+
+        inner: operations of the run after its first one; last: the one that ends it.
+        """
+        source, target = self._near(self._into, slots)
+        enters = np.isin(target, inner) & ((source < slots.start) | (source >= slots.stop))
+        begins = source[target == slots.start]
+        allowed = self._in_order(source, target) | np.isin(source, begins)
+        reached, origin = self._near(self._out_of, slots)
+        leaves = np.isin(origin, inner) & (origin != last) & ((reached < slots.start) | (reached >= slots.stop))
+        return bool((enters & ~allowed).any() or (leaves & ~self._in_order(origin, reached)).any())
+
+    def _near(self, edges: tuple[Ints, Ints], slots: range) -> tuple[Ints, Ints]:
+        lo, hi = np.searchsorted(edges[1], [slots.start, slots.stop])
+        return edges[0][lo:hi], edges[1][lo:hi]
+
+    def _in_order(self, source: Ints, target: Ints) -> NDArray[np.bool_]:
+        """Edges that are the order on a stream of one rank."""
+        rank, stream = self.program.rank, self.program.stream
+        same: NDArray[np.bool_] = (
+            (rank[source] == rank[target]) & (stream[source] == stream[target]) & (source < target)
+        )
+        return same
 
 
-def _inside(
-    program: Program, before: list[list[int]], slots: slice, duration_s: Floats, is_alone: NDArray[np.bool_]
-) -> _Inside:
+def _inside(edges: _Edges, slots: range, duration_s: Floats, is_alone: NDArray[np.bool_]) -> _Inside:
     """Times inside a block. Its operations stand in an order in which each comes after what it waits for."""
-    size = len(before)
-    stream = program.stream[slots]
+    before = edges.within(slots)
+    stream = edges.program.stream[slots.start : slots.stop]
     last = int(np.flatnonzero(~np.isin(stream, BACKGROUND))[-1])
-    in_run = np.zeros(size, dtype=bool)
+    in_run = np.zeros(len(slots), dtype=bool)
     in_run[last] = True
     for index in range(last, -1, -1):
         if in_run[index]:
             in_run[before[index]] = True
     loose = frozenset(stream[~in_run].tolist()) - {STREAM_INDEX[COMPUTE]}
-    start_s, end_s = np.zeros(size), np.zeros(size)
-    length = duration_s[slots]
-    for index in np.flatnonzero(in_run).tolist():
+    start_s, end_s = np.zeros(len(slots)), np.zeros(len(slots))
+    length = duration_s[slots.start : slots.stop]
+    members = np.flatnonzero(in_run)
+    for index in members.tolist():
         start_s[index] = max((end_s[u] for u in before[index]), default=0.0)
         end_s[index] = start_s[index] + length[index]
-    roots = [index for index in np.flatnonzero(in_run).tolist() if not before[index]]
-    is_run = roots == [0] and bool(is_alone[slots][in_run].all()) and _leaves_at_end(before, in_run, last)
+    is_run = (
+        [index for index in members.tolist() if not before[index]] == [0]
+        and bool(is_alone[slots.start + members].all())
+        and _leaves_at_end(before, in_run, last)
+        and not edges.leaks(slots, slots.start + members[1:], slots.start + last)
+    )
     return _Inside(in_run, start_s, float(end_s[last]) if is_run else None, loose)
 
 

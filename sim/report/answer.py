@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sim.report.tables import gibibytes, percent, ranking, seconds, short_names
-from sim.report.words import by_group
+from sim.report.words import GROUPS, by_group
 from sim.results.result import Result
 
 TIE_FRAC = 1e-3
 """Step times that differ by less are called equal."""
 
-WORTH_NAMING_FRAC = 0.1
-"""A cause is named when its difference is at least this part of the largest one."""
+UNEXPLAINED_FRAC = 0.1
+"""Causes are named until what is left out is at most this part of the gap between two layouts."""
 
 MOST_NAMED = 3
 
@@ -53,7 +53,7 @@ def _alone(result: Result) -> str:
     fits = "it fits" if result.fits else "it does not fit"
     free = min(stage.free_bytes for stage in result.memory)
     rest = f"with {gibibytes(free)} free" if result.fits else f"by {gibibytes(-free)}"
-    return f"{result.name}: {_numbers(result)}; {fits} {rest}. Most of the step goes to {_joined(parts)}."
+    return f"{short_names([result])[0]}: {_numbers(result)}; {fits} {rest}. Most of the step goes to {_joined(parts)}."
 
 
 def _numbers(result: Result) -> str:
@@ -78,15 +78,19 @@ def _against(winner: Result, other: Result, name: str) -> str:
 def contributions(winner: Result, other: Result) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
     """Groups of causes in which the winner spends less, and more, than `other`: (name, seconds), the largest first.
 
-    Those far smaller than the largest difference are left out.
+    As many as explain the gap between the two: what is left out adds up to less than a tenth of it.
     """
     mine, theirs = by_group(winner.breakdown_s), by_group(other.breakdown_s)
-    saved = {group: theirs.get(group, 0.0) - mine.get(group, 0.0) for group in {**mine, **theirs}}
-    floor_s = WORTH_NAMING_FRAC * max(abs(value) for value in saved.values())
-    ordered = sorted(((group.name, value) for group, value in saved.items()), key=lambda pair: -abs(pair[1]))
-    less = [(name, value) for name, value in ordered if value >= floor_s and value > 0]
-    more = [(name, -value) for name, value in ordered if -value >= floor_s and value < 0]
-    return less[:MOST_NAMED], more[:MOST_NAMED]
+    saved = {group: theirs.get(group, 0.0) - mine.get(group, 0.0) for group in GROUPS}
+    gap_s = other.step_time_s - winner.step_time_s
+    named: list[tuple[str, float]] = []
+    for group, value in sorted(saved.items(), key=lambda pair: -abs(pair[1])):
+        if abs(gap_s - sum(value for _, value in named)) <= UNEXPLAINED_FRAC * gap_s:
+            break
+        named.append((group.name, value))
+    less = [(name, value) for name, value in named if value > 0]
+    more = [(name, -value) for name, value in named if value < 0]
+    return less, more
 
 
 def _misfits(ranked: Sequence[Result], names: dict[int, str], winner: Result) -> list[str]:

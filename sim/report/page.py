@@ -38,6 +38,8 @@ from sim.spec import topology as topology_spec
 from sim.spec.load import dump
 from sim.spec.scenario import Scenario
 
+GIB = " GiB"
+
 SHORT_YAML = ("sources", "estimated")
 """Keys that the page shows as a table of their own."""
 
@@ -47,7 +49,7 @@ class Table:
     """A table of the page: heads and rows of text, and which columns are numbers."""
 
     heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     is_number: tuple[bool, ...]
     is_total: bool = False
     """Whether the last row is the sum of the others."""
@@ -164,7 +166,7 @@ def _section(simulation: Simulation, name: str) -> Section:
     tables = [
         ("Where the step goes", _breakdown(result)),
         ("Communication", _communication(result)),
-        ("Memory of one GPU by pipeline rank", _memory(result)),
+        ("Memory of one GPU by pipeline rank (GiB)", _memory(result)),
         ("Links", _links(result)),
     ]
     return Section(
@@ -202,11 +204,11 @@ def _communication(result: Result) -> Table:
 
 
 def _memory(result: Result) -> Table:
-    heads = ("pipeline rank", *(name for name, _ in MEMORY.values()), "peak", "verdict")
+    heads = ("pipeline rank", *(MEMORY[key][0] for key in result.memory[0].parts_bytes), "peak", "verdict")
     rows = []
     for stage in result.memory:
-        parts = [gibibytes(stage.parts_bytes[key]) for key in MEMORY]
-        rows.append((str(stage.pp_rank), *parts, gibibytes(stage.peak_bytes), verdict([stage])))
+        parts = [gibibytes(nbytes).removesuffix(GIB) for nbytes in (*stage.parts_bytes.values(), stage.peak_bytes)]
+        rows.append((str(stage.pp_rank), *parts, verdict([stage])))
     return Table(heads, rows, (False, *[True] * (len(heads) - 1)))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sim import units
 from sim.program.memory import verdict
-from sim.report.words import COMMUNICATION, EXPOSED, by_group, cause, in_order
+from sim.report.words import COMMUNICATION, EXPOSED, cause, in_order
 from sim.results.result import Result
 
 Row = Mapping[str, Any]
@@ -37,8 +36,13 @@ def ranking(results: Sequence[Result]) -> list[Result]:
 def short_names(results: Sequence[Result]) -> list[str]:
     """Names without what all of them share: the variants of one file by their variant."""
     names = [result.name for result in results]
-    cut = os.path.commonprefix(names).rfind("/") + 1
-    return names if len(names) == 1 else [name[cut:] for name in names]
+    if len(names) == 1:
+        return [results[0].scenario.variant or names[0]]
+    files = {result.scenario.name for result in results}
+    return [
+        result.scenario.variant or name if len(files) == 1 else name
+        for result, name in zip(results, names, strict=True)
+    ]
 
 
 def percent(share: float | None) -> str:
@@ -147,7 +151,7 @@ def _answers(result: Result) -> dict[str, Any]:
 def exposed_s(row: Row, short: str) -> float:
     """Exposed seconds of one group of communication kinds, such as `DP`."""
     return sum(
-        value
+        float(value)
         for key, value in row.items()
         if key.startswith("exposed_s.") and cause(EXPOSED + key.removeprefix("exposed_s.")).group.short == short
     )
@@ -236,9 +240,3 @@ def breakdown_rows(result: Result) -> list[tuple[str, str, float, float]]:
         (cause(name).name, cause(name).meaning, result.breakdown_s[name], result.breakdown_s[name] / result.step_time_s)
         for name in in_order(result.breakdown_s)
     ]
-
-
-def largest(result: Result) -> list[tuple[str, float]]:
-    """Groups of causes with their seconds, the largest first."""
-    groups = by_group(result.breakdown_s)
-    return sorted(((group.name, value) for group, value in groups.items()), key=lambda pair: -pair[1])

@@ -15,6 +15,7 @@ from sim.report.words import by_group
 from sim.results.result import Result
 
 BAR_WIDTH = 40
+PLAIN_WIDTH = 120
 GOOD, BAD = "green", "red"
 
 
@@ -22,7 +23,7 @@ def print_result(result: Result, console: Console) -> None:
     """Key numbers of one result, and where its step goes."""
     facts = key_numbers(result)
     if not console.is_terminal:
-        _plain(console, [result.name, *(f"  {name:<15}{value}" for name, value in facts), *_plain_breakdown(result)])
+        _plain(console, [result.name, *(f"  {name:<14} {value}" for name, value in facts), *_plain_breakdown(result)])
         return
     grid = Table.grid(padding=(0, 2))
     for name, value in facts:
@@ -39,7 +40,7 @@ def key_numbers(result: Result) -> list[tuple[str, str]]:
     closed = result.bubble_fraction_closed_form
     closed_text = f"closed form {percent(closed)}" if closed is not None else f"no closed form: {result.bubble_note}"
     exposed = sum(result.exposed_s_by_kind.values())
-    return [
+    facts = [
         ("step time", f"{seconds(result.step_time_s)} on {result.num_gpus:,} GPUs"),
         ("throughput", f"{result.tokens_per_s_per_gpu:,.0f} tokens/s/GPU, {result.tokens_per_s:,.0f} tokens/s"),
         ("MFU", f"{percent(result.mfu)} ({percent(result.mfu_causal)} causal; HFU {percent(result.hfu)})"),
@@ -48,10 +49,16 @@ def key_numbers(result: Result) -> list[tuple[str, str]]:
         ("memory", f"{gibibytes(result.peak_bytes)} at the peak, {verdict(result.memory)}"),
         (
             "played",
-            f"{result.simulated_ranks:,} ranks ({result.fidelity}), {result.simulated_operations:,} operations "
-            f"for {result.operations:,}",
+            f"{result.simulated_operations:,} of {result.operations:,} operations, on {result.simulated_ranks:,} ranks",
         ),
     ]
+    measured = result.scenario.measured
+    if measured is not None:
+        error = result.step_time_s / measured.step_time_s - 1
+        facts.insert(
+            1, ("measured", f"{seconds(measured.step_time_s)}, {100 * error:+.1f} % simulated ({measured.source})")
+        )
+    return facts
 
 
 def _breakdown(result: Result) -> Table:
@@ -106,13 +113,14 @@ def plain_table(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     cells = [[column.head[line] for column in columns] for line in range(2)]
     cells += [[column.text(row) for column in columns] for row in rows]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    gap = " " if sum(widths) + 2 * len(widths) > PLAIN_WIDTH else "  "
     lines = []
     for line in cells:
         padded = [
             text.rjust(width) if column.is_number else text.ljust(width)
             for text, width, column in zip(line, widths, columns, strict=True)
         ]
-        lines.append("  ".join(padded).rstrip())
+        lines.append(gap.join(padded).rstrip())
     return lines
 
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,9 @@ def write_traces(simulation: Simulation, folder: Path, ranks: Iterable[int] | No
     missing = [rank for rank in chosen if rank not in index_by_rank]
     if missing:
         allowed = ", ".join(str(rank) for rank in index_by_rank)
-        raise SimError(f"no trace for rank {missing[0]}: it was not simulated (allowed {allowed}; full plays every rank)")
+        raise SimError(
+            f"no trace for rank {missing[0]}: it was not simulated (allowed {allowed}; full plays every rank)"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for rank in chosen:
@@ -73,7 +76,9 @@ def _document(simulation: Simulation, index: int) -> Iterator[str]:
     gpu, rank = simulation.scenario.gpu, simulation.timeline.program.ranks[index]
     head = {
         "schemaVersion": 1,
-        "deviceProperties": [{"id": 0, "name": gpu.name, "totalGlobalMem": int(gpu.memory_bytes), "numSms": gpu.num_sms}],
+        "deviceProperties": [
+            {"id": 0, "name": gpu.name, "totalGlobalMem": int(gpu.memory_bytes), "numSms": gpu.num_sms}
+        ],
         "distributedInfo": {"backend": "nccl", "rank": rank.rank, "world_size": simulation.result.num_gpus},
         "displayTimeUnit": "ms",
     }
@@ -101,7 +106,7 @@ def _annotations(timeline: Timeline, index: int) -> Iterator[str]:
     """The step on the host's thread, and the schedule's actions on a thread of their own."""
     rank = timeline.program.ranks[index]
     step = _slice("user_annotation", "ProfilerStep#0", rank.rank, HOST_TID)
-    yield f"{step} {_us(0)}, \"dur\": {_us(_ns(timeline.step_s))}}}"
+    yield f'{step} {_us(0)}, "dur": {_us(_ns(timeline.step_s))}}}'
     for name, start_s, end_s in actions(timeline, index):
         lead = _slice("user_annotation", name, rank.rank, SCHEDULE_TID)
         start = _ns(start_s)
@@ -165,7 +170,10 @@ def _kernels(timeline: Timeline, index: int) -> Iterator[str]:
     starts_us, lengths_us = events.start_ns / NS_BY_US, (events.end_ns - events.start_ns) / NS_BY_US
     columns = (events.template, launched_ns / NS_BY_US, starts_us, lengths_us, block)
     rows = zip(*(column[order].tolist() for column in columns), strict=True)
-    launch = _slice("cuda_runtime", "cudaLaunchKernel", rank.rank, HOST_TID) + ' %.3f, "dur": 0, "args": {"correlation": %d}}'
+    launch = (
+        _slice("cuda_runtime", "cudaLaunchKernel", rank.rank, HOST_TID)
+        + ' %.3f, "dur": 0, "args": {"correlation": %d}}'
+    )
     for correlation, (template, launched, start, length, action) in enumerate(rows, start=1):
         yield launch % (launched, correlation)
         yield templates[template] % (start, length, correlation, labels[action])
@@ -219,20 +227,34 @@ def _templates(timeline: Timeline, slot: int, pid: int, lane: int) -> list[str]:
     """One `%`-template for each kernel of a payload: start and length in us, correlation, action."""
     program = timeline.program
     payload = program.payloads[program.payload[slot]]
+    named: list[tuple[str, dict[str, Any]]]
     match payload:
         case Compute():
             named = [
-                (kernel.name, {"cause": "recompute" if payload.is_recompute else kernel.cause, "operation": payload.label})
+                (
+                    kernel.name,
+                    {"cause": "recompute" if payload.is_recompute else kernel.cause, "operation": payload.label},
+                )
                 for kernel in payload.kernels
             ]
         case Collective():
             flow = program.flows.types[program.flows.type[program.flow[slot]]]
             name = f"ncclDevKernel_{NCCL_NAMES[payload.op]}_{flow.algorithm.upper()}"
-            call = {"kind": payload.kind, "Collective name": payload.op, "group": payload.group, "bytes": payload.nbytes}
+            call = {
+                "kind": payload.kind,
+                "Collective name": payload.op,
+                "group": payload.group,
+                "bytes": payload.nbytes,
+            }
             named = [(name, call)]
         case Send():
             way = "recv" if lane >= len(STREAMS) else "send"
-            named = [(f"ncclDevKernel_SendRecv_{way}", {"kind": payload.kind, "Collective name": way, "bytes": payload.nbytes})]
+            named = [
+                (
+                    f"ncclDevKernel_SendRecv_{way}",
+                    {"kind": payload.kind, "Collective name": way, "bytes": payload.nbytes},
+                )
+            ]
     texts = []
     for name, known in named:
         lead = _slice("kernel", name, pid, FIRST_STREAM + lane).replace("%", "%%")

@@ -29,7 +29,9 @@ RECOMPUTE = Group("recomputation", "recomp", "forward kernels that run again in 
 OPTIMIZER = Group("optimizer", "optim", "gradient norm and update of parameters", "#80CEB9")
 TENSOR = Group("tensor-parallel communication", "TP", "exposed: the next kernel waited while it ran", "#D55E00")
 CONTEXT = Group("context and expert communication", "CP/EP", "exposed exchanges of tokens, keys and values", "#CC79A7")
-DATA = Group("data-parallel communication", "DP", "exposed reduction of gradients and gathering of parameters", "#E69F00")
+DATA = Group(
+    "data-parallel communication", "DP", "exposed reduction of gradients and gathering of parameters", "#E69F00"
+)
 PIPELINE = Group("pipeline communication", "PP", "exposed sends between stages", "#F0E442")
 BUBBLE = Group("pipeline bubble", "bubble", "no upstream or downstream work to do", "#C4C7CB")
 WAITING = Group("waiting for peers", "wait", "others arrive later in a collective, or end the step later", "#7B8087")

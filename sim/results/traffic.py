@@ -23,7 +23,8 @@ class TrafficRow:
     num_groups, group_size: groups of the real step, and ranks of each.  nodes_per_group: most nodes that one spans.
     min_nbytes, max_nbytes: of a call, as nccl-tests counts it (see `sim.cost.collectives.Pattern`).
     calls_per_step, bytes_per_step: of the rank that sends most.
-    bytes_by_tier: bytes that all groups together put on the links of each tier of the topology in a step.
+    bytes_by_tier: bytes that all groups together put on the links of each tier of the topology in a step; none for
+    control messages, which are priced by their latency and load no link.
     """
 
     kind: str

@@ -30,6 +30,7 @@ KEYS = ("name", "extends", *PARTS, "network", "seed", "variants", "sweep", "meas
 
 _KINDS: dict[str, Kind] = {"model": "models", "gpu": "gpus", "topology": "topologies"}
 _OF_ONE_FILE = ("name", "measured")
+_IDENTITY = {"use", "fabric", "model_type"}
 
 
 @dataclass
@@ -95,19 +96,21 @@ def _found(kind: Kind, name: str, place: Place, path: str) -> Path:
 
 
 def overlaid(base: Node, over: Node) -> Node:
-    """One scenario laid on another. A part that is a name in `base` and fields in `over` is that name, overridden."""
+    """One scenario laid on another.
+
+    Where `base` gives a part by name and `over` some of its fields, the fields override those of the name. Where `over`
+    says itself what the part is (by name, `use`, `fabric` or `model_type`), nothing of the part in `base` stays.
+    """
     if isinstance(base.value, dict) and isinstance(over.value, dict):
-        named = {}
-        for part in _KINDS:
-            below, above = base.value.get(part), over.value.get(part)
-            if below is not None and isinstance(below.value, str) and above is not None and _is_override(above):
-                named[part] = Node({"use": below}, below.place)
-        base = Node(base.value | named, base.place)
+        kept = dict(base.value)
+        for part in _KINDS.keys() & base.value.keys() & over.value.keys():
+            below, above = base.value[part], over.value[part]
+            if isinstance(above.value, dict) and above.value.keys() & _IDENTITY:
+                del kept[part]
+            elif isinstance(below.value, str):
+                kept[part] = Node({"use": below}, below.place)
+        base = Node(kept, base.place)
     return merge(base, over)
-
-
-def _is_override(part: Node) -> bool:
-    return isinstance(part.value, dict) and not {"use", "model_type", "fabric"} & part.value.keys()
 
 
 def overridden(root: Node, overrides: Overrides) -> Node:
@@ -217,11 +220,13 @@ def _topology(node: Node) -> FabricSpec:
     fabric = keys(node).get("fabric")
     if fabric is None:
         raise SimError(node.place.problem("topology.fabric", f"missing (allowed {', '.join(FABRICS)})"))
-    if fabric.value not in list(FABRICS):
-        shown_name = fabric.value if isinstance(fabric.value, str) else shown(plain(fabric))
-        message = unknown("fabric family", shown_name, list(FABRICS))
+    if not isinstance(fabric.value, str):
+        message = f"wrong type (got {shown(plain(fabric))}, allowed {', '.join(FABRICS)})"
         raise SimError(fabric.place.problem("topology.fabric", message))
-    return validated(FABRICS[str(fabric.value)], without(node, "fabric"), "topology")
+    if fabric.value not in list(FABRICS):
+        message = unknown("fabric family", fabric.value, list(FABRICS))
+        raise SimError(fabric.place.problem("topology.fabric", message))
+    return validated(FABRICS[fabric.value], without(node, "fabric"), "topology")
 
 
 def _resolved(part: str, node: Node, files: Files) -> Node:

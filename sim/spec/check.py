@@ -13,7 +13,6 @@ from sim.spec.layout import AXES, Layout, layers_of_stages, num_stages
 from sim.spec.model import Model
 from sim.spec.scenario import Scenario, family
 from sim.spec.topology import FABRICS, FabricSpec
-from sim.spec.training import Training
 
 Mistakes: TypeAlias = Iterator[tuple[str, str]]
 Rule: TypeAlias = Callable[[Scenario], Mistakes]

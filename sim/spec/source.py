@@ -203,7 +203,7 @@ class _Composer:
         if not parent.is_mapping or len(parent.items) % 2:
             parent.items.append(node)
             return
-        place = parent.place if isinstance(event, yaml.CollectionEndEvent) else self._place(event)
+        place = self._place(event) if isinstance(event, yaml.AliasEvent) else node.place
         key = node.value
         if key == "<<":
             self._problems.append(

@@ -19,7 +19,7 @@ class Failure:
     error: SimError
 
 
-def compare(scenarios: Iterable[Scenario], fidelity: Fidelity = "folded") -> Iterator[Simulation | Failure]:
+def compare(scenarios: Iterable[Scenario], fidelity: Fidelity = "fused") -> Iterator[Simulation | Failure]:
     """Play each scenario when its turn comes; outcomes in the order of the scenarios."""
     for scenario in scenarios:
         try:

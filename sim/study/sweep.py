@@ -43,7 +43,7 @@ class Row:
     error: str
 
 
-def sweep(points: Iterable[Point], fidelity: Fidelity = "folded") -> Iterator[Row]:
+def sweep(points: Iterable[Point], fidelity: Fidelity = "fused") -> Iterator[Row]:
     """Play each point when its turn comes; rows in the order of the points."""
     for point in points:
         try:

@@ -82,12 +82,15 @@ def test_set_overrides_a_value_of_the_file(invoke: Callable, small: str):
     assert found["scenario"]["training"]["global_batch"] == 16
 
 
-def test_full_fidelity_plays_every_rank_and_takes_the_same_time(invoke: Callable, small: str):
-    folded = json.loads(invoke("run", small, "--json", "-").stdout)
-    full = json.loads(invoke("run", small, "--fidelity", "full", "--json", "-").stdout)
+def test_every_fidelity_takes_the_same_time_and_plays_as_many_ranks_as_it_says(invoke: Callable, small: str):
+    fused, folded, full = (
+        json.loads(invoke("run", small, "--fidelity", fidelity, "--json", "-").stdout)
+        for fidelity in ("fused", "folded", "full")
+    )
     assert full["simulated_ranks"] == full["num_gpus"] == 8
-    assert folded["simulated_ranks"] < 8
-    assert full["step_time_s"] == pytest.approx(folded["step_time_s"], rel=1e-9)
+    assert folded["simulated_ranks"] == fused["simulated_ranks"] < 8
+    for result in (fused, folded):
+        assert result["step_time_s"] == pytest.approx(full["step_time_s"], rel=1e-9)
 
 
 def test_a_run_without_report_imports_neither_pandas_nor_matplotlib(small: str, python: Callable):

@@ -22,12 +22,23 @@ def test_show_prints_the_equations_of_the_layout(small: str, invoke: Callable):
     lines = section(invoke("show", small).stdout, "ranks")
     assert any(line.endswith("tp * cp * dp * pp = 2 * 1 * 2 * 2 = 8") for line in lines)
     assert any(line.endswith("global_batch / (micro_batch * dp) = 8 / (1 * 2) = 4 on each pipeline") for line in lines)
-    assert any(line.endswith("16 16") for line in lines)
+    assert any(line.endswith("2 x 16") for line in lines)
 
 
 def test_show_counts_parameters_exactly(small: str, invoke: Callable):
     lines = section(invoke("show", small).stdout, "parameters")
     assert "total 6,738,415,616" in [" ".join(line.split()) for line in lines]
+
+
+def test_show_tells_equal_neighbours_of_a_pipeline_once(invoke: Callable):
+    output = invoke("show", "llama3.1-405b_16384xh100_tp8-pp16-dp128").stdout
+    assert any(line.endswith(" 0 126 x 1 0") for line in section(output, "ranks"))
+    held = [line for line in section(output, "parameters") if line.startswith("on a GPU of pipeline rank")]
+    assert [line.split(" (")[0].removeprefix("on a GPU of pipeline ") for line in held] == [
+        "rank 0",
+        "ranks 1 to 14",
+        "rank 15",
+    ]
 
 
 def test_show_counts_both_conventions_of_model_flop(small: str, invoke: Callable):

@@ -80,7 +80,7 @@ def test_tensor_parallelism_across_nodes_crosses_nics(tmp_path: Path):
 
 
 def test_a_ring_of_eight_puts_seven_messages_on_its_links_and_nvlink_has_two_hops(tmp_path: Path):
-    """8 groups x calls of either pipeline rank; n edges carry (n - 1) / n of the message, over a link up and one down."""
+    """8 groups x calls of either pipeline rank; n edges carry (n - 1) / n of a message each, up and down."""
     row = rows_of(scenario_of(CLASSIC, tmp_path))["tp", "reduce_scatter", "tp"]
     calls_of_all = 8 * MICROBATCHES * (2 * 4 * LAYERS_OF_A_RANK + 1 + 1)
     assert row.algorithm == "ring"

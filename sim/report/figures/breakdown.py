@@ -58,7 +58,7 @@ class Breakdown:
         axes.set_xlabel("time of a step (s)")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
-        axes.set_title(_point(results[0].name if len(results) == 1 else names[0], simulations))
+        axes.set_title(_point(names[0], simulations))
         canvas.legend(loc="outside lower center", ncols=4, handlelength=1.2, columnspacing=1.4)
         return canvas
 

@@ -58,7 +58,14 @@ class Comparison:
         axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
         for fits, marker, colour in ((True, "o", FITS), (False, "X", MISFIT)):
             mine = [index for index, result in enumerate(results) if result.fits is fits]
-            axes.scatter([memory[index] for index in mine], [time_s[index] for index in mine], 42, colour, marker, zorder=3)
+            axes.scatter(
+                [memory[index] for index in mine],
+                [time_s[index] for index in mine],
+                s=42,
+                color=colour,
+                marker=marker,
+                zorder=3,
+            )
         to_axes = axes.transScale + axes.transLimits
         points = [tuple(to_axes.transform(point)) for point in zip(memory, time_s, strict=True)]
         names = short_names(results)

@@ -95,7 +95,7 @@ def bars(axes: Axes, stages: Sequence[StageMemory], labels: Sequence[str]) -> No
 def _point(simulations: Sequence[Simulation]) -> str:
     if len(simulations) == 1:
         result = simulations[0].result
-        return f"{result.name}: {verdict(result.memory)}"
+        return f"{short_names([result])[0]}: {verdict(result.memory)}"
     misfits = sum(not simulation.result.fits for simulation in simulations)
     return f"{len(simulations) - misfits} of {len(simulations)} layouts fit"
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
 from sim.report.figures import Figure
@@ -24,7 +23,7 @@ dark mode."""
 WIDTH_IN = 9.6
 PNG_DPI = 130
 
-LOOK = {
+LOOK: dict[Any, Any] = {
     "svg.hashsalt": "sim",
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
@@ -64,13 +63,13 @@ def render(figure: Figure, simulations: Sequence[Simulation]) -> Picture:
     with mpl.rc_context(LOOK):
         canvas = figure.draw(simulations)
         vector, raster = io.BytesIO(), io.BytesIO()
-        FigureCanvasSVG(canvas).print_svg(vector, metadata={"Date": None, "Creator": None})
-        FigureCanvasAgg(canvas).print_png(raster, metadata={"Software": None})
+        canvas.savefig(vector, format="svg", backend="svg", metadata={"Date": None, "Creator": None})
+        canvas.savefig(raster, format="png", backend="agg", metadata={"Software": None})
     return Picture(vector.getvalue().decode("utf-8"), raster.getvalue())
 
 
-def sheet(height_in: float, rows: int = 1, columns: int = 1, **layout: object) -> tuple[Canvas, list[Axes]]:
-    """An empty figure of the page's width and its axes, row by row."""
+def sheet(height_in: float, rows: int = 1) -> tuple[Canvas, list[Axes]]:
+    """An empty figure of the page's width and its axes, one below the other."""
     canvas = Canvas(figsize=(WIDTH_IN, height_in), dpi=PNG_DPI, layout="constrained")
-    axes = canvas.subplots(rows, columns, squeeze=False, **layout)  # type: ignore[arg-type]
+    axes = canvas.subplots(rows, 1, squeeze=False)
     return canvas, list(axes.ravel())

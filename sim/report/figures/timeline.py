@@ -14,12 +14,12 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 
 from sim.engine.timeline import Timeline
-from sim.program.operations import COMPUTE, STREAMS, Compute, Send
+from sim.program.operations import COMPUTE, STREAMS
 from sim.program.ranks import STREAM_INDEX
 from sim.program.table import Action, Kind
 from sim.report.figures import FIGURES
 from sim.report.figures.style import INK, PAPER, sheet
-from sim.report.tables import percent, seconds
+from sim.report.tables import percent, seconds, short_names
 from sim.report.words import BUBBLE, KINDS, OPTIMIZER, Group
 from sim.results.idle import compute_slots
 from sim.simulation import Simulation
@@ -30,6 +30,9 @@ COLOURS = {Kind.F: FORWARD, Kind.B: BACKWARD, Kind.I: BACKWARD, Kind.W: WEIGHT}
 
 MOST_BLOCKS = 64
 """Blocks of a rank that one panel can show with their numbers."""
+
+FILL_FACTOR = 1.5
+"""The beginning shows at least half as much again as it takes to reach the last rank."""
 
 DRAWABLE_FRAC = 1 / 800
 """Communication closer together than this part of a panel is drawn as one."""
@@ -74,16 +77,15 @@ def blocks_of(timeline: Timeline, index: int) -> Blocks:
 
 
 def windows(rows: Sequence[Blocks], step_s: float) -> list[tuple[float, float]]:
-    """Parts of the step that are drawn: all of it, or the beginning and the end of a long one, of equal length."""
-    most = max(len(row.actions) for row in rows)
-    if most <= MOST_BLOCKS:
+    """Parts of the step that are drawn: all of it, or of a long one the beginning and the end, each with as many
+    passes as can be told apart and at least until the pipeline is filled (or from when it empties)."""
+    if max(len(row.actions) for row in rows) <= MOST_BLOCKS:
         return [(0.0, step_s)]
     half = MOST_BLOCKS // 2
-    length_s = max(min(float(row.end_s[half - 1]) for row in rows), step_s - max(float(row.start_s[-half]) for row in rows))
-    # A long pipeline fills before anything can be shown of its steady state.
-    filled_s = max(float(row.start_s[0]) for row in rows)
-    length_s = max(length_s, 1.5 * filled_s)
-    return [(0.0, step_s)] if 2 * length_s >= step_s else [(0.0, length_s), (step_s - length_s, step_s)]
+    filled_s = FILL_FACTOR * max(float(row.start_s[0]) for row in rows)
+    first_end_s = max(filled_s, min(float(row.end_s[half - 1]) for row in rows))
+    last_start_s = max(float(row.start_s[-half]) for row in rows)
+    return [(0.0, step_s)] if first_end_s >= last_start_s else [(0.0, first_end_s), (last_start_s, step_s)]
 
 
 @final
@@ -94,7 +96,7 @@ class Pipeline:
     caption = (
         "Blue is forward, green backward, with the number of the micro-batch; hatched grey is where a rank computes "
         "nothing. The thin strips below a row are its communication by kind, whether or not it was hidden. "
-        "Of the best layout; a long step by its beginning and its end."
+        "Of the best layout; a long step by its beginning and its end, each on its own scale."
     )
     place = 2
 
@@ -119,7 +121,7 @@ class Pipeline:
         if len(parts) > 1:
             panels[1].set_title("the end of the step", fontsize=9, fontweight="normal")
         bubble = f"bubble {percent(result.bubble_fraction)} of {seconds(result.step_time_s)}"
-        panels[0].set_title(f"{result.name}: {bubble}" + (", the beginning" if len(parts) > 1 else ""))
+        panels[0].set_title(f"{short_names([result])[0]}: {bubble}" + (", the beginning" if len(parts) > 1 else ""))
         canvas.legend(handles=_legend(rows, groups), loc="outside lower center", ncols=4, handlelength=1.2)
         return canvas
 
@@ -140,12 +142,21 @@ class Pipeline:
         strip = (STRIPS_BOTTOM - BLOCK_BOTTOM) / max(len(groups), 1)
         for y, (row, found) in enumerate(zip(rows, communication, strict=True)):
             idle = (np.array([start_s]), np.array([end_s]))
-            _rectangles(axes, *idle, y + BLOCK_TOP, y + BLOCK_BOTTOM, facecolor=BUBBLE.colour, hatch="////", edgecolor=PAPER)
+            _rectangles(
+                axes, *idle, y + BLOCK_TOP, y + BLOCK_BOTTOM, facecolor=BUBBLE.colour, hatch="////", edgecolor=PAPER
+            )
             _draw_blocks(axes, row, y, window)
             for position, group in enumerate(groups):
                 if group in found:
                     top = y + BLOCK_BOTTOM + 0.02 + position * strip
-                    _rectangles(axes, *_visible(*found[group], window), top, top + strip, facecolor=group.colour, edgecolor="none")
+                    _rectangles(
+                        axes,
+                        *_visible(*found[group], window),
+                        top,
+                        top + strip,
+                        facecolor=group.colour,
+                        edgecolor="none",
+                    )
 
 
 def _draw_blocks(axes: Axes, row: Blocks, y: int, window: tuple[float, float]) -> None:
@@ -164,7 +175,9 @@ def _draw_blocks(axes: Axes, row: Blocks, y: int, window: tuple[float, float]) -
         if action is not None and hi - lo > (end_s - start_s) * (0.006 + 0.005 * len(str(action.microbatch))):
             middle = y + (BLOCK_TOP + BLOCK_BOTTOM) / 2
             # Black on both blues and the green: the numbers keep their colour on a dark page.
-            axes.text((lo + hi) / 2, middle, str(action.microbatch), ha="center", va="center", fontsize=6.5, color="black")
+            axes.text(
+                (lo + hi) / 2, middle, str(action.microbatch), ha="center", va="center", fontsize=6.5, color="black"
+            )
 
 
 def _colour(action: Action | None) -> str | tuple[float, float, float]:
@@ -180,8 +193,12 @@ def intervals_by_group(timeline: Timeline, index: int) -> dict[Group, tuple[Floa
     program = timeline.program
     bounds = program.ranks[index]
     own = np.arange(bounds.first, bounds.end)
-    slots = np.concatenate([own[program.stream[own] != STREAM_INDEX[COMPUTE]], np.flatnonzero(program.receiver == index)])
-    kind_of = [KINDS["pp"][0] if stream.startswith("pp_") else KINDS[stream][0] for stream in STREAMS if stream != COMPUTE]
+    slots = np.concatenate(
+        [own[program.stream[own] != STREAM_INDEX[COMPUTE]], np.flatnonzero(program.receiver == index)]
+    )
+    kind_of = [
+        KINDS["pp"][0] if stream.startswith("pp_") else KINDS[stream][0] for stream in STREAMS if stream != COMPUTE
+    ]
     names = [stream for stream in STREAMS if stream != COMPUTE]
     found: dict[Group, list[Ints]] = {}
     for name, group in zip(names, kind_of, strict=True):

@@ -16,6 +16,7 @@ from sim import units
 from sim.engine.timeline import Timeline
 from sim.report.figures import FIGURES
 from sim.report.figures.style import FAINT, INK, PAPER, sheet
+from sim.report.tables import short_names
 from sim.report.words import COMMUNICATION, KINDS, Group
 from sim.simulation import Simulation
 from sim.spec.topology import Fabric
@@ -93,7 +94,9 @@ def sketch(fabric: Fabric) -> Sketch:
         shown += above.tolist()
         level = above
     is_drawn = np.isin(links.source, shown) & np.isin(links.target, shown) & (links.target > links.source)
-    drawn = zip(links.source[is_drawn].tolist(), links.target[is_drawn].tolist(), links.tier[is_drawn].tolist(), strict=True)
+    drawn = zip(
+        links.source[is_drawn].tolist(), links.target[is_drawn].tolist(), links.tier[is_drawn].tolist(), strict=True
+    )
     by_tier: dict[str, list[tuple[int, int]]] = {}
     for source, target, tier in drawn:
         by_tier.setdefault(links.tiers[tier], []).append((source, target))
@@ -133,7 +136,8 @@ class Topology:
     title = "Which communication runs on which links"
     caption = (
         "The first and the last node of the cluster and the switches that join them; each tier's lines are in the "
-        "colour of the communication that put most bytes on it. Rates are those of the datasheet for one direction; bytes are those of all links of the tier in one step."
+        "colour of the communication that put most bytes on it. Rates are the datasheet's for one "
+        "direction; bytes are those of all links of the tier in one step."
     )
     place = 5
 
@@ -178,7 +182,9 @@ def _box(axes: Axes, drawing: Sketch, number: int, x: float, y: float) -> None:
     style = "round,pad=0,rounding_size=0.06"
     corner = (x - width / 2, y - height / 2)
     colour = GPU_COLOUR if kind == "gpu" else SWITCH_COLOUR
-    axes.add_patch(FancyBboxPatch(corner, width, height, style, facecolor=colour, edgecolor=PAPER, linewidth=0.6, zorder=2))
+    axes.add_patch(
+        FancyBboxPatch(corner, width, height, style, facecolor=colour, edgecolor=PAPER, linewidth=0.6, zorder=2)
+    )
     axes.text(x, y, label, ha="center", va="center", fontsize=6.8, color="black", zorder=3)
 
 
@@ -199,7 +205,9 @@ def _note(axes: Axes, fabric: Fabric, tier: str, loads: dict[Group, float], x: f
     is_mine = links.tier == links.tiers.index(tier)
     rate = units.text(float(links.wire_bytes_per_s[is_mine].max()), "bytes/s")
     what, y = TIERS[tier]
-    axes.text(x, y + 0.15, f"{what}: {rate} on each of {int(is_mine.sum()):,}", fontsize=8.5, fontweight="bold", va="center")
+    axes.text(
+        x, y + 0.15, f"{what}: {rate} on each of {int(is_mine.sum()):,}", fontsize=8.5, fontweight="bold", va="center"
+    )
     if not loads:
         axes.text(x, y - 0.2, "no traffic in this layout", fontsize=8, va="center")
     for position, (group, nbytes) in enumerate(loads.items()):
@@ -218,7 +226,7 @@ def _point(best: Simulation, traffic: dict[str, dict[Group, float]]) -> str:
         outside = [tier for tier in ("spine", "nic") if tier in tiers]
         where = {"spine": "over leaves and spines", "nic": "over leaves"}[outside[0]] if outside else "on NVLink"
         parts.append(f"{group.short} {where}")
-    return f"{best.result.name}: {', '.join(parts)}" if parts else f"{best.result.name}: no communication"
+    return f"{short_names([best.result])[0]}: {', '.join(parts) or 'no communication'}"
 
 
 FIGURES.register("topology")(Topology())

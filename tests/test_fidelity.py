@@ -1,0 +1,120 @@
+"""Playing one of each class of ranks, and runs of operations at once, gives what playing everything gives."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+
+from sim.errors import SimError
+from sim.results.result import Result
+from sim.simulation import simulate
+from sim.spec.scenario import Scenario
+
+ORDERS = ["-".join(axes) for axes in itertools.permutations(("tp", "cp", "ep", "dp", "pp"))]
+EXPERTS = {"num_experts": 4, "top_k": 2, "ffn_hidden": 1024}
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> dict[str, object]:
+    """A layout of 8 to 24 GPUs of a small model, on a fabric with a NIC for each GPU or one for two of them."""
+    topology, gpu = draw(st.sampled_from([("dgx-h100", "h100-sxm"), ("fat-tree-a100-4nic", "a100-80gb-sxm")]))
+    nodes = draw(st.sampled_from([1, 2, 3]))
+    tp, cp, pp = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 2, 4]))
+    gpus = 8 * nodes
+    assume(gpus % (tp * cp * pp) == 0)
+    dp = gpus // (tp * cp * pp)
+    zero = draw(st.integers(0, 3))
+    schedule = draw(st.sampled_from(["gpipe", "1f1b", "interleaved_1f1b"] if pp == 2 else ["gpipe", "1f1b"]))
+    made: dict[str, object] = {
+        "topology": {"use": topology, "nodes": nodes},
+        "gpu": gpu,
+        "layout.tp": tp,
+        "layout.cp": cp,
+        "layout.pp": pp,
+        "layout.sequence_parallel": tp > 1 and draw(st.booleans()),
+        "layout.zero": zero,
+        "layout.schedule": schedule,
+        "layout.vpp": 2 if schedule == "interleaved_1f1b" else 1,
+        "layout.order": draw(st.sampled_from(ORDERS)),
+        "training.global_batch": dp * draw(st.sampled_from([2, 4])),
+        "training.recompute": draw(st.sampled_from(["none", "selective", "full"])),
+        "training.overlap.grad_reduce": draw(st.booleans()),
+        "training.overlap.tensor": draw(st.booleans()),
+    }
+    if draw(st.booleans()):
+        made |= {"model.experts": EXPERTS, "layout.sequence_parallel": tp > 1}
+        ep = draw(st.sampled_from([1, 2, 4]))
+        assume(tp * cp * dp % ep == 0)
+        made["layout.ep"] = ep
+    if zero in (1, 2):
+        made["training.overlap.param_gather"] = draw(st.booleans())
+    return made
+
+
+def assert_same(one: Result, other: Result) -> None:
+    close = {"rel": 1e-9, "abs": 1e-9 * one.step_time_s}
+    assert other.step_time_s == pytest.approx(one.step_time_s, rel=1e-9)
+    for cause in one.breakdown_s | other.breakdown_s:
+        assert other.breakdown_s.get(cause, 0.0) == pytest.approx(one.breakdown_s.get(cause, 0.0), **close), cause
+    assert other.bubble_fraction_steady == pytest.approx(one.bubble_fraction_steady, abs=1e-9)
+    assert other.overlap_fraction_by_kind.keys() == one.overlap_fraction_by_kind.keys()
+    for kind, fraction in one.overlap_fraction_by_kind.items():
+        assert other.overlap_fraction_by_kind[kind] == pytest.approx(fraction, rel=1e-6, abs=1e-9), kind
+    for tier, use in one.link_use.items():
+        assert other.link_use[tier].bytes == pytest.approx(use.bytes, rel=1e-9)
+        assert other.link_use[tier].num_links == use.num_links
+        assert other.link_use[tier].max_use == pytest.approx(use.max_use, rel=1e-9)
+    assert other.operations == one.operations
+    assert other.memory == one.memory
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes())
+def test_folded_and_fused_give_what_full_gives(small: object, changes: dict[str, object]) -> None:
+    assert callable(small)
+    try:
+        scenario: Scenario = small(changes)
+    except SimError:
+        assume(False)
+    full = simulate(scenario, "full")
+    folded, fused = simulate(scenario, "folded"), simulate(scenario, "fused")
+    assert_same(full, folded)
+    assert_same(full, fused)
+    assert full.simulated_ranks == full.num_gpus
+    assert fused.simulated_operations <= folded.simulated_operations <= full.simulated_operations
+    event(f"{folded.simulated_ranks < full.num_gpus=}")
+    event(f"{fused.simulated_operations < folded.simulated_operations=}")
+    event(f"classes of ranks: {'one a stage' if folded.simulated_ranks == scenario.layout.pp else 'more'}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "classes"),
+    [
+        ({"layout.tp": 8, "layout.sequence_parallel": True}, 1),
+        ({"layout.tp": 4, "layout.pp": 2}, 2),
+        ({"layout.pp": 4, "layout.zero": 3}, 4),
+    ],
+)
+def test_ranks_of_a_stage_that_do_the_same_are_played_once(
+    small: object, changes: dict[str, object], classes: int
+) -> None:
+    assert callable(small)
+    scenario: Scenario = small(changes)
+    folded, full = simulate(scenario, "folded"), simulate(scenario, "full")
+    assert folded.simulated_ranks == classes < full.simulated_ranks == 16
+    assert_same(full, folded)
+
+
+def test_a_placement_that_straddles_nodes_splits_what_it_touches(small: object) -> None:
+    """TP groups of 3 on nodes of 8 GPUs: some lie in a node, some in two, so stages have several classes."""
+    assert callable(small)
+    scenario: Scenario = small(
+        {"topology.nodes": 3, "layout.tp": 3, "layout.dp": 8, "model.num_heads": 9, "model.num_kv_heads": 9}
+        | {"model.ffn_hidden": 4098, "model.hidden": 1152}
+    )
+    folded, full = simulate(scenario, "folded"), simulate(scenario, "full")
+    assert 1 < folded.simulated_ranks
+    assert_same(full, folded)
