@@ -135,7 +135,7 @@ def _html(ranked: Sequence[Simulation], given: Sequence[Result], pictures: dict[
         columns=columns,
         comparison=[([column.text(row) for column in columns], row["fits"]) for row in rows],
         figures=[(name, FIGURES[name], inline(name, picture.svg)) for name, picture in pictures.items()],
-        sections=[_section(simulation, name) for simulation, name in zip(ranked, names, strict=True)],
+        sections=[_section(*named, position) for position, named in enumerate(zip(ranked, names, strict=True))],
         constants=_constants(simulation.scenario for simulation in ranked),
         is_comparison=len(ranked) > 1,
     )
@@ -161,7 +161,7 @@ def inline(name: str, svg: str) -> str:
     return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", element)
 
 
-def _section(simulation: Simulation, name: str) -> Section:
+def _section(simulation: Simulation, name: str, position: int) -> Section:
     result = simulation.result
     tables = [
         ("Where the step goes", _breakdown(result)),
@@ -171,7 +171,7 @@ def _section(simulation: Simulation, name: str) -> Section:
     ]
     return Section(
         name=name,
-        anchor=re.sub(r"[^a-z0-9]+", "-", name.lower()),
+        anchor=f"scenario-{position}",
         headline=f"{seconds(result.step_time_s)}, MFU {percent(result.mfu)}, {verdict(result.memory)}",
         numbers=key_numbers(result),
         tables=[(head, table) for head, table in tables if table.rows],

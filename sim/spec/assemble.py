@@ -28,6 +28,7 @@ PARTS = ("model", "gpu", "topology", "layout", "training")
 STRUCTURE = ("extends", "variants", "sweep")
 KEYS = ("name", "extends", *PARTS, "network", "seed", "variants", "sweep", "measured")
 
+_OWN_KEYS = frozenset(KEYS) - frozenset(STRUCTURE)
 _KINDS: dict[str, Kind] = {"model": "models", "gpu": "gpus", "topology": "topologies"}
 _OF_ONE_FILE = ("name", "measured")
 _IDENTITY = {"use", "fabric", "model_type"}
@@ -148,9 +149,7 @@ def build(root: Node, name: str, variant: str | None, files: Files, checks: Sequ
     `checks` run after those of this package, on a scenario that passed them. Raises SimError with every mistake.
     """
     problems = [root.place.problem(part, "missing") for part in PARTS if part not in keys(root)]
-    problems += [
-        node.place.problem(key, unknown("key", key, list(KEYS))) for key, node in keys(root).items() if key not in KEYS
-    ]
+    problems += [node.place.problem(key, _misplaced(key)) for key, node in keys(root).items() if key not in _OWN_KEYS]
     tree = keys(root) | {"name": keys(root).get("name", Node(name, root.place))}
     values: dict[str, Any] = {}
     for part in (*PARTS, "setting"):
@@ -169,6 +168,12 @@ def build(root: Node, name: str, variant: str | None, files: Files, checks: Sequ
     if problems := [_placed(resolved, *mistake) for each in checks for mistake in each(scenario)]:
         raise SimError(problems)
     return scenario
+
+
+def _misplaced(key: str) -> str:
+    if key in STRUCTURE:
+        return "cannot stand inside a variant or a sweep (allowed at the top of a file)"
+    return unknown("key", key, list(KEYS))
 
 
 def _in_reading_order(problem: Problem) -> tuple[str, int, int]:

@@ -134,15 +134,6 @@ def _experts(scenario: Scenario) -> Mistakes:
         yield "layout.ep", f"ep = {layout.ep} does not divide num_experts = {experts.num_experts}"
     if experts.ffn_hidden % layout.etp:
         yield "layout.etp", f"etp = {layout.etp} does not divide the experts' ffn_hidden = {experts.ffn_hidden}"
-    if experts.top_k > experts.num_experts:
-        yield "model.experts.top_k", f"top_k = {experts.top_k} is more than num_experts = {experts.num_experts}"
-
-
-@_rule("model")
-def _heads(scenario: Scenario) -> Mistakes:
-    model = scenario.model
-    if model.latent_attention is None and model.num_heads % model.num_kv_heads:
-        yield "model.num_kv_heads", f"num_kv_heads = {model.num_kv_heads} does not divide num_heads = {model.num_heads}"
 
 
 @_rule("layout", "training")

@@ -20,7 +20,6 @@ from sim.cost.collectives.edges import even_groups
 from sim.cost.collectives.ring import ring_orders
 from sim.cost.collectives.tree import tree_parents
 from sim.cost.network_time import choose, lone_time_s
-from sim.errors import SimError
 from sim.spec.topology import FABRICS, Fabric
 
 
@@ -354,54 +353,8 @@ def test_a_lone_collective_is_never_slower_on_faster_links(tier):
             assert faster <= slower
 
 
-# The choice of an algorithm.
-
-TWO_NODES = cluster("dgx-h100", nodes=2)
-RAILS_OF_64 = cluster("dgx-h100", nodes=64)
-ONE_RAIL = np.arange(0, 512, 8)[None]
-
-
-def test_a_named_algorithm_is_taken_even_if_it_is_slow():
-    assert choose("all_reduce", 1e3, ONE_RAIL, RAILS_OF_64, "ring") == "ring"
-
-
-def test_auto_takes_trees_for_small_and_rings_for_large_messages_between_nodes():
-    assert choose("all_reduce", 1e5, ONE_RAIL, RAILS_OF_64, "auto") == "tree"
-    assert choose("all_reduce", 1e10, ONE_RAIL, RAILS_OF_64, "auto") == "ring"
-
-
 def test_auto_is_never_slower_than_a_name(case):
     for nbytes in (1e3, 1e6, 1e9):
         chosen = choose(case.op, nbytes, case.members, case.fabric, "auto")
         best = Case(chosen, case.op, case.fabric, case.members)
         assert best.time_s(nbytes).max() <= case.time_s(nbytes).max() * (1 + 1e-12)
-
-
-def test_auto_looks_at_the_slowest_group():
-    spine = {"count": 4, "oversubscription": 32, "efficiency": 0.96, "latency": "0.3 us"}
-    fabric = cluster("dgx-h100", nodes=16, nodes_per_unit=8, spine=spine)
-    rail = np.arange(0, 128, 8)
-    inside, across = rail[:8], rail[4:12]
-    chosen = [choose("all_reduce", 1e7, np.stack(groups), fabric, "auto") for groups in ([inside], [across])]
-    assert chosen == ["tree", "ring"]
-    assert choose("all_reduce", 1e7, np.stack([inside, across]), fabric, "auto") == "ring"
-
-
-@pytest.mark.parametrize(
-    ("op", "name", "message"),
-    [
-        ("all_gather", "tree", r"tree is not an algorithm for it \(got 'tree', allowed auto, hierarchical, ring\)"),
-        ("all_to_all", "ring", r"allowed auto, pairwise\)"),
-        ("all_reduce", "rign", r"unknown collective algorithm \(got 'rign'.*did you mean 'ring'"),
-    ],
-)
-def test_a_name_that_cannot_run_the_collective_is_refused(op, name, message):
-    with pytest.raises(SimError, match=message):
-        choose(op, 1e6, np.arange(16)[None], TWO_NODES, name)
-
-
-def test_a_name_that_cannot_run_in_these_groups_is_refused():
-    with pytest.raises(SimError, match=r"hierarchical does not run in these groups .*allowed auto, ring, tree\)"):
-        choose("all_reduce", 1e6, np.arange(8)[None], TWO_NODES, "hierarchical")
-    with pytest.raises(SimError, match=r"tree does not run in these groups .*allowed auto, ring\)"):
-        choose("all_reduce", 1e6, np.arange(9)[None], TWO_NODES, "tree")

@@ -45,6 +45,14 @@ def test_rings_between_nodes_stay_on_their_rails():
     assert "spine" not in {fabric.links.tiers[tier] for tier in fabric.links.tier[pattern.link]}
 
 
+def test_the_slowest_of_the_rings_between_nodes_decides_the_latency():
+    fabric = cluster("dgx-h100", nodes=2)
+    pattern = ALGORITHMS["hierarchical"].pattern("all_reduce", np.array([[0, 1, 2, 8, 9, 11]]), fabric)
+    # GPUs 2 and 11 are on different rails.
+    expected = 2 * (2 * NVLINK_STEP_S + NETWORK_STEP_S + 2 * 0.3e-6)
+    assert pattern.latency_s == pytest.approx([expected])
+
+
 def test_gpus_that_share_a_nic_share_its_rate():
     fabric = cluster("fat-tree-a100-4nic", nodes=2)
     pattern = ALGORITHMS["hierarchical"].pattern("all_gather", np.arange(16)[None], fabric)

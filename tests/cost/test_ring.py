@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from sim.cost.collectives import ALGORITHMS
+from sim.cost.collectives.ring import ring_orders
 from sim.cost.network_time import lone_time_s
 from sim.spec.topology import FABRICS, Fabric
 
@@ -76,6 +77,19 @@ def test_two_nodes_pay_two_network_steps_each_time_around():
     fabric = cluster("dgx-h100", nodes=2)
     latency_s = ALGORITHMS["ring"].pattern("all_reduce", np.arange(16)[None], fabric).latency_s
     assert latency_s == pytest.approx([2 * 15 / 16 * (14 * NVLINK_STEP_S + 2 * NETWORK_STEP_S)])
+
+
+def test_the_slowest_of_the_rings_decides_the_latency():
+    fabric = cluster("dgx-h100", nodes=2)
+    # Rings 1 and 2 go from GPU 2 to GPU 11, another rail, in one of their network steps; ring 0 does not.
+    latency_s = ALGORITHMS["ring"].pattern("all_reduce", np.array([[0, 1, 2, 8, 9, 11]]), fabric).latency_s
+    around_s = 4 * NVLINK_STEP_S + 2 * NETWORK_STEP_S + 2 * 0.3e-6
+    assert latency_s == pytest.approx([2 * 5 / 6 * around_s])
+
+
+def test_even_nodes_are_passed_backwards_and_odd_ones_forwards_from_the_ring_s_own_member():
+    orders = ring_orders(np.arange(6).reshape(1, 2, 3))
+    assert orders.tolist() == [[[0, 2, 1, 4, 5, 3], [1, 0, 2, 5, 3, 4], [2, 1, 0, 3, 4, 5]]]
 
 
 def test_members_in_any_order_make_the_same_ring_through_the_nodes():

@@ -39,6 +39,10 @@ def test_both_trees_reach_every_node_in_log2_steps(num_nodes):
             assert depth <= num_nodes.bit_length()
 
 
+def test_the_second_tree_of_an_odd_number_of_nodes_is_the_first_shifted_by_one():
+    assert tree_parents(5).tolist() == [[-1, 2, 4, 2, 0], [1, -1, 3, 0, 3]]
+
+
 @pytest.mark.parametrize("num_nodes", [2, 4, 6, 8, 32])
 def test_with_an_even_number_of_nodes_each_node_has_children_in_one_tree_only(num_nodes):
     first, second = (set(parents[parents >= 0].tolist()) for parents in tree_parents(num_nodes))

@@ -16,30 +16,15 @@ from sim.program.lower import assemble
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Block, BlockBuilder, Send
 from sim.program.ranks import Payloads, rank_table
 from sim.program.table import Action, Kind, Table
-from sim.spec.gpu import AttentionConstants, GemmConstants, Gpu, StreamConstants
+from sim.spec.gpu import Gpu, StreamConstants
 
 FREE = 1e30
 
 
 def toy_gpu() -> Gpu:
     """A GPU that moves one byte a second, so that a Stream of n bytes takes n seconds."""
-    keys = ["peak.bf16", "memory", "hbm", "num_sms", "tdp"]
-    keys += [f"gemm.{key}" for key in ("flop_frac", "in_run_frac", "hbm_frac", "k_half", "launch")]
-    keys += [f"attention.{key}" for key in ("forward_flop_frac", "backward_flop_frac", "s_half", "launch")]
-    keys += ["memory_bound.hbm_frac", "memory_bound.launch"]
-    return Gpu.model_construct(
-        name="toy",
-        peak_flop_per_s={"bf16": 1.0},
-        memory_bytes=1.0,
-        hbm_bytes_per_s=1.0,
-        num_sms=1,
-        tdp_w=1.0,
-        gemm=GemmConstants(flop_frac=1, in_run_frac=1, hbm_frac=1, k_half=0, launch_s=0),
-        attention=AttentionConstants(forward_flop_frac=1, backward_flop_frac=1, s_half=0, launch_s=0),
-        memory_bound=StreamConstants(hbm_frac=1, launch_s=0),
-        sources=dict.fromkeys(keys, "toy"),
-        estimated=(),
-    )
+    gpu = Gpu.model_construct()
+    return gpu.model_copy(update={"hbm_bytes_per_s": 1.0, "memory_bound": StreamConstants(hbm_frac=1.0, launch_s=0.0)})
 
 
 def _hops(p: int, v: int) -> Flows:

@@ -57,7 +57,7 @@ def test_a_mistake_that_all_variants_share_is_told_once_and_others_name_theirs(w
         ("variants: [a, b]\n", "x.yaml:2:1: variants: wrong type (got ['a', 'b'], allowed a mapping of names to overrides)"),
         ("variants: {}\n", "x.yaml:2:1: variants: wrong type (got an empty mapping, allowed a mapping"),
         ("variants: {a: 3}\n", "x.yaml:2:12: variants.a: wrong type (got 3, allowed a mapping of overrides)"),
-        ("variants: {a: {variants: {}}}\n", "x.yaml:2:16: variants: cannot stand inside a variant"),
+        ("variants: {a: {variants: {}}}\n", "x.yaml:2:16: variants: cannot stand inside a variant or a sweep"),
         ("variants: {a: {}}\nsweep: {}\n", "x.yaml:3:1: sweep: several scenarios"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_misspelt_path_is_the_files_mistake(write):
         ("sweep: {product: {seed: []}}\n", "x.yaml:2:19: sweep.product.seed: "),
         ("sweep: {zip: {seed: [1], layout.tp: [1, 2]}}\n", "x.yaml:2:1: sweep.zip: lists of different lengths (seed has 1, layout.tp has 2)"),
         ("sweep: {zip: {seed: [1]}, product: {seed: [1]}}\n", "x.yaml:2:1: sweep: seed stands in more than one of product, zip, points"),
-        ("sweep: {product: {sweep.zip: [1]}}\n", "x.yaml:2:19: sweep.zip: cannot be swept"),
+        ("sweep: {product: {sweep.zip: [1]}}\n", "x.yaml:2:19: sweep: cannot stand inside a variant or a sweep"),
         ("sweep: {product: {seed: [1]}}\nvariants: {}\n", "x.yaml:3:1: variants: a sweep beside it"),
     ],
 )  # fmt: skip

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+from rich.console import Console
+
+from sim.report.text import print_comparison, print_result
+from sim.spec.scenario import Measured
+
+LONG_NAMES = ("tp8-pp2-dp8 tp across nodes", "tp16-pp1-dp8 across nodes", "zero3 over 128")
+
+
+def _printed(write, *, is_terminal: bool) -> str:
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=120 if is_terminal else None)
+    write(console)
+    return console.file.getvalue()
+
+
+def _several(made):
+    causes = {"exposed_tp": 59.2, "exposed_dp_reduce": 12.3, "exposed_pp": 0.17, "bubble": 0.5}
+    return [made(name, gemm=20.0 + index, **causes) for index, name in enumerate(LONG_NAMES)]
+
+
+def test_a_comparison_fits_in_120_columns_on_and_off_a_terminal(made):
+    for is_terminal in (True, False):
+        text = _printed(lambda console: print_comparison(_several(made), console), is_terminal=is_terminal)
+        plain = Console(file=io.StringIO()).render_str(text) if not is_terminal else text
+        lines = str(plain).splitlines() if not is_terminal else [_bare(line) for line in text.splitlines()]
+        assert max(len(line.rstrip()) for line in lines) <= 120
+        assert len(lines) == 2 + len(LONG_NAMES)
+
+
+def _bare(line: str) -> str:
+    """Without colours."""
+    from rich.text import Text  # noqa: PLC0415 - only this helper reads colours
+
+    return Text.from_ansi(line).plain
+
+
+def test_off_a_terminal_there_are_no_colours_and_no_frames(made):
+    result = made("only", gemm=6.0, exposed_tp=3.0, bubble=1.0)
+    for write in (lambda c: print_result(result, c), lambda c: print_comparison(_several(made), c)):
+        text = _printed(write, is_terminal=False)
+        assert text.isascii()
+        assert "\x1b" not in text
+
+
+def test_a_result_shows_every_group_with_its_seconds_and_share(made):
+    result = made("only", gemm=6.0, exposed_tp=3.0, bubble=1.0)
+    for is_terminal in (True, False):
+        text = _printed(lambda console: print_result(result, console), is_terminal=is_terminal)
+        words = [" ".join(_bare(line).split()) for line in text.splitlines()]
+        for row in ("matrix products 6.000 s 60.0 %", "pipeline bubble 1.000 s 10.0 %"):
+            assert any(line.startswith(row) for line in words)
+
+
+def test_notes_and_a_measurement_are_shown(made):
+    result = made("only", gemm=6.0)
+    scenario = result.scenario.model_copy(update={"measured": Measured(step_time=5.0, source="a paper")})
+    text = _printed(
+        lambda console: print_result(replace(result, scenario=scenario, notes=("mind the gap",)), console),
+        is_terminal=False,
+    )
+    assert "5.000 s, +20.0 % simulated (a paper)" in text
+    assert "note: mind the gap" in text
