@@ -116,5 +116,5 @@ def test_a_placement_that_straddles_nodes_splits_what_it_touches(small: object) 
         | {"model.ffn_hidden": 4098, "model.hidden": 1152}
     )
     folded, full = simulate(scenario, "folded"), simulate(scenario, "full")
-    assert 1 < folded.simulated_ranks
+    assert folded.simulated_ranks > 1
     assert_same(full, folded)

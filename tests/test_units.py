@@ -33,7 +33,9 @@ def test_a_value_with_its_unit_is_read_in_si(value, dimension, si):
     assert units.parse(value, dimension) == pytest.approx(si, rel=1e-15)
 
 
-@pytest.mark.parametrize("value", [True, None, math.nan, math.inf, -1, -0.5, 10**400, "5", "-1 s", "1e400 s", "nan s", ""])
+@pytest.mark.parametrize(
+    "value", [True, None, math.nan, math.inf, -1, -0.5, 10**400, "5", "-1 s", "1e400 s", "nan s", ""]
+)
 def test_what_is_no_duration_is_refused(value):
     with pytest.raises(ValueError, match=r"^got .*, allowed a value such as '1.5 us'$"):
         units.parse(value, "s")

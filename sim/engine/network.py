@@ -8,6 +8,7 @@ flows that are joined, link by link, to one that started or ended.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import simpy
@@ -64,23 +65,28 @@ class SharedNetwork:
         self.lone = lone_rates(flows).tolist()
         self.rows_of = _rows_by_flow(flows)
         self.running: set[int] = set()
-        self.remaining: dict[int, float] = {}
-        self.rate: dict[int, float] = {}
-        self.since: dict[int, float] = {}
-        self.node: dict[int, int] = {}
+        self.remaining = [0.0] * len(flows)
+        self.rate = [0.0] * len(flows)
+        self.since = [0.0] * len(flows)
+        self.node = [-1] * len(flows)
+        self.version = [0] * len(flows)
         self.on_end: Callable[[int], None] = lambda _: None
-        self.version: dict[int, int] = {}
-        self.moved = np.zeros(len(flows))
+        self._moved = [0.0] * len(flows)
         self.settlements = 0
         self._dirty: list[int] = []
         self._known: dict[tuple[int, ...], list[float]] = {}
+
+    @property
+    def moved(self) -> Floats:
+        """Progress of each flow so far, integrated over its rates."""
+        return np.array(self._moved)
 
     def start(self, flow: int, work: float, node: int) -> None:
         """A flow has paid its latency and starts to move `work` units of progress; `on_end(node)` follows."""
         self.remaining[flow] = work
         self.since[flow] = self.env.now
         self.node[flow] = node
-        self.version[flow] = self.version.get(flow, 0) + 1
+        self.version[flow] += 1
         is_alone = self.running.isdisjoint(self.rivals_of[flow])
         self.running.add(flow)
         if is_alone:
@@ -94,7 +100,7 @@ class SharedNetwork:
         """What is joined to `flow` must be settled at the end of this instant."""
         if not self._dirty:
             event = triggered(self.env)
-            event.callbacks.append(self._settle)
+            event.callbacks = [self._settle]
             self.env.schedule(event, priority=SETTLE)
         self._dirty.append(flow)
 
@@ -102,16 +108,16 @@ class SharedNetwork:
         now = self.env.now
         moved = min(self.rate[flow] * (now - self.since[flow]), self.remaining[flow])
         self.remaining[flow] -= moved
-        self.moved[flow] += moved
+        self._moved[flow] += moved
         self.since[flow] = now
 
     def _schedule_end(self, flow: int) -> None:
         event = triggered(self.env, (flow, self.version[flow]))
-        event.callbacks.append(self._end)
+        event.callbacks = [self._end]
         self.env.schedule(event, delay=self.remaining[flow] / self.rate[flow])
 
     def _end(self, event: simpy.Event) -> None:
-        flow, version = event.value
+        flow, version = cast("tuple[int, int]", event.value)
         if self.version[flow] != version or flow not in self.running:
             return
         ended = [flow]
@@ -122,7 +128,7 @@ class SharedNetwork:
                 if end <= now * (1 + SAME_INSTANT):
                     ended.append(other)
         for each in ended:
-            self.moved[each] += self.remaining[each]
+            self._moved[each] += self.remaining[each]
             self.remaining[each] = 0.0
             self.running.remove(each)
         for each in ended:
@@ -155,9 +161,10 @@ class SharedNetwork:
         for flow in joined:
             self._advance(flow)
         for flow, rate in zip(joined, self._fair(joined), strict=True):
-            self.rate[flow] = rate
-            self.version[flow] += 1
-            self._schedule_end(flow)
+            if rate != self.rate[flow]:
+                self.rate[flow] = rate
+                self.version[flow] += 1
+                self._schedule_end(flow)
 
     def _fair(self, joined: list[int]) -> list[float]:
         """Rates of flows that run together. The same flows meet again with every micro-batch, so rates are kept."""

@@ -7,7 +7,9 @@ there is one heap event for an operation and one for a whole collective, on even
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simpy
@@ -154,7 +156,7 @@ def _run(env: simpy.Environment, network: SharedNetwork, plan: _Plan) -> tuple[l
             if not left:
                 start(target, now)
 
-    on_end = [end]
+    on_end: list[Callable[[Any], None]] = [end]
     network.on_end = finish
     for number in [number for number, count in enumerate(pending) if not count]:
         start(number, env.now)
@@ -168,7 +170,8 @@ def _fixed_progress(program: Program, costs: _Costs) -> Floats:
     fixed = fixed[(program.flow[fixed] >= 0) & ~costs.is_shared[fixed] & (costs.work[fixed] > 0)]
     flow = program.flow[fixed]
     moved_s = costs.alone_s[fixed] - costs.latency_s[fixed]
-    return np.bincount(flow, weights=lone_rates(program.flows)[flow] * moved_s, minlength=len(program.flows))
+    moved = np.bincount(flow, weights=lone_rates(program.flows)[flow] * moved_s, minlength=len(program.flows))
+    return moved.astype(np.float64)
 
 
 def _deadlock(program: Program, plan: _Plan) -> str:

@@ -1,4 +1,4 @@
-"""Whether a scenario can be lowered: what its schedule, stages and algorithms ask for."""
+"""Whether a scenario can be lowered: what its schedule, stages and algorithms ask for; and what a user should know."""
 
 from __future__ import annotations
 
@@ -51,3 +51,23 @@ def _algorithms(scenario: Scenario) -> Iterator[tuple[str, str]]:
         able = [key for key, algorithm in ALGORITHMS.items() if op in algorithm.ops]
         if name != "auto" and name not in able:
             yield f"network.algorithms.{op}", unknown(f"{op} algorithm", name, ["auto", *able])
+
+
+def notes(scenario: Scenario) -> tuple[str, ...]:
+    """What is legal here but surprises elsewhere, and what the model leaves out of this scenario."""
+    layout = scenario.layout
+    found = []
+    if layout.zero >= 2 and layout.pp > 1:
+        found.append(
+            f"DeepSpeed refuses ZeRO-{layout.zero} with pipeline parallelism (deepspeed/runtime/pipe/engine.py); stacks "
+            "that allow it reduce gradients for every micro-batch, as is done here."
+        )
+    if scenario.model.experts is not None:
+        found.append("Every expert gets the same number of tokens; a real router is uneven.")
+    if scenario.gpu.estimated:
+        found.append(f"Constants of {scenario.gpu.name} that nobody measured: {', '.join(scenario.gpu.estimated)}.")
+    if scenario.topology.estimated:
+        found.append(
+            f"Constants of {scenario.topology.name} that are estimates: {', '.join(scenario.topology.estimated)}."
+        )
+    return tuple(found)

@@ -9,6 +9,7 @@ import numpy as np
 
 from sim.cost.kernels import flop
 from sim.engine.timeline import Timeline
+from sim.program.check import notes
 from sim.program.lower import num_microbatches
 from sim.program.memory import memory
 from sim.program.operations import Compute
@@ -81,7 +82,7 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
         simulated_ranks=len(program.ranks),
         operations=program.num_operations(),
         simulated_operations=timeline.played,
-        notes=(),
+        notes=notes(scenario),
     )
 
 

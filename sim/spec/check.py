@@ -99,7 +99,7 @@ def _order(scenario: Scenario) -> Mistakes:
         named = ", ".join(f"{axis} = {sizes[axis]}" for axis in missing)
         yield "layout.order", f"{named} is missing; only axes of size 1 may be left out ({got})"
     if layout.ep > 1 and "ep" in order and "dp" in order and order.index("ep") > order.index("dp"):
-        yield "layout.order", f"ep must stand left of dp, as experts are spread over neighbouring ranks ({got})"
+        yield "layout.order", f"ep must stand left of dp, as experts lie on neighbouring ranks ({got})"
 
 
 @_rule("layout", "model")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from sim.spec.quantity import Count, Spec
 
@@ -23,6 +23,13 @@ class StageLayers(Spec):
 
     first: Annotated[int, Field(ge=0, strict=True)]
     last: Annotated[int, Field(ge=0, strict=True)]
+
+
+def _whole(value: Any) -> Any:
+    """Refuse what only equals a stage: in Python true is 1."""
+    if isinstance(value, (bool, float)):
+        raise ValueError(f"got {value!r}, allowed 0, 1, 2 or 3")  # noqa: TRY004 - pydantic collects ValueErrors
+    return value
 
 
 def _kind_of_stage_layers(value: Any) -> str | None:
@@ -54,7 +61,7 @@ class Layout(Spec):
     dp: Count | None = None
     pp: Count = 1
     vpp: Count = 1
-    zero: Literal[0, 1, 2, 3] = 0
+    zero: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_whole)] = 0
     schedule: str
     order: str = "tp-cp-ep-dp-pp"
     stage_layers: StageLayersField | None = None

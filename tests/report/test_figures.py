@@ -43,7 +43,7 @@ def test_axes_carry_units_and_a_title_that_says_something(name, simulations):
     assert (
         any(simulation.scenario.variant in title for title in titles for simulation in simulations) or name == "memory"
     )
-    assert canvas.axes[-1].get_xlabel().endswith(("(s)", "(GiB)")) or not canvas.axes[-1].axison
+    assert canvas.axes[-1].get_xlabel().endswith(("(s)", "(ms)", "(GiB)")) or not canvas.axes[-1].axison
 
 
 def test_only_a_comparison_compares(simulations):

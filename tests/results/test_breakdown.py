@@ -91,16 +91,18 @@ def test_mfu_counts_model_flops_and_hfu_what_is_recomputed(small: Make) -> None:
     assert plain.hfu == plain.mfu
     assert plain.mfu_causal < plain.mfu
     full = run(small({"training.recompute": "full"})).result
-    assert full.hfu / full.mfu == pytest.approx((flop + 32 * 1024 * (2 * (weights - 32000 * 1024) + 4 * 4 * 1024 * 1024)) / flop)
+    assert full.hfu / full.mfu == pytest.approx(
+        (flop + 32 * 1024 * (2 * (weights - 32000 * 1024) + 4 * 4 * 1024 * 1024)) / flop
+    )
     assert full.breakdown_s["recompute"] > 0
 
 
-def test_a_pipeline_without_communication_has_the_published_bubble(small: Make) -> None:
-    """Four equal stages: what is left of the difference is the head, the hops and the first stage's embedding."""
+def test_hops_and_uneven_stages_add_to_the_published_bubble(small: Make) -> None:
+    """The first stage's embedding, the last one's head and the latency of hops come on top of (p - 1) / m of ideal."""
     result = run(small({"layout.pp": 4, "model.vocab": 128, "training.seq_len": 4096})).result
     assert result.bubble_fraction_closed_form == pytest.approx(3 / (8 + 3))
     kernels = sum(result.breakdown_s.get(cause, 0.0) for cause in ("gemm", "attention", "memory_bound", "embedding"))
-    assert result.breakdown_s["bubble"] / kernels == pytest.approx(3 / 8, rel=0.05)
+    assert 3 / 8 < result.breakdown_s["bubble"] / kernels < 3 / 8 * 1.3
     assert result.bubble_fraction_steady < result.bubble_fraction
 
 

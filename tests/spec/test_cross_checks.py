@@ -6,6 +6,9 @@ from sim.errors import SimError
 from sim.spec.check import RULES
 from sim.spec.load import load
 
+pytestmark = pytest.mark.usefixtures("here")
+
+ORDERS = "allowed an order of tp-cp-ep-dp-pp)"
 MOE = {
     "model.experts": {"num_experts": 4, "top_k": 2, "ffn_hidden": 32, "shared_ffn_hidden": 32},
     "layout.sequence_parallel": True,
@@ -42,13 +45,11 @@ REFUSED = [
     ),
     (
         {"layout.order": "tp-dp"},
-        "layout.order: pp = 2 is missing; only axes of size 1 may be left out "
-        "(got 'tp-dp', allowed an order of tp-cp-ep-dp-pp)",
+        f"layout.order: pp = 2 is missing; only axes of size 1 may be left out (got 'tp-dp', {ORDERS}",
     ),
     (
         MOE | {"layout.ep": 2, "layout.order": "tp-dp-ep-pp"},
-        "layout.order: ep must stand left of dp, as experts are spread over neighbouring ranks "
-        "(got 'tp-dp-ep-pp', allowed an order of tp-cp-ep-dp-pp)",
+        f"layout.order: ep must stand left of dp, as experts lie on neighbouring ranks (got 'tp-dp-ep-pp', {ORDERS}",
     ),
     ({"layout.tp": 16}, "layout.tp: tp = 16 does not divide num_heads = 8"),
     (
@@ -86,7 +87,10 @@ REFUSED = [
         {"layout.zero": 3, "training.bucket": "25 MB"},
         "training.bucket: zero = 3 reduces layer by layer, without buckets (allowed with zero 0, 1 or 2)",
     ),
-    ({"training.prefetch_layers": 1}, "training.prefetch_layers: zero = 0 gathers no layers ahead (allowed with zero 3)"),
+    (
+        {"training.prefetch_layers": 1},
+        "training.prefetch_layers: zero = 0 gathers no layers ahead (allowed with zero 3)",
+    ),
     (
         {"training.overlap.param_gather": True},
         "training.overlap.param_gather: zero = 0 gathers no parameters after the optimizer (allowed with zero 1 or 2)",
@@ -95,11 +99,11 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED)
-def test_what_does_not_fit_is_refused_with_its_numbers(here, settings, message):
+def test_what_does_not_fit_is_refused_with_its_numbers(settings, message):
     assert message in complaints(settings)
 
 
-def test_a_precision_that_the_gpu_does_not_have_is_refused(here):
+def test_a_precision_that_the_gpu_does_not_have_is_refused():
     (message,) = complaints({"gpu": "v100-sxm2"})
     assert message.startswith("training.precision: v100-sxm2 has no bf16 (allowed fp16")
 
@@ -122,7 +126,7 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize("settings", ACCEPTED)
-def test_what_fits_loads(here, settings):
+def test_what_fits_loads(settings):
     assert load("base.yaml", settings).layout.dp is not None
 
 
@@ -131,7 +135,7 @@ def test_the_rules_are_all_named_by_their_parts():
     assert all(reads and reads <= parts for reads in RULES.values())
 
 
-def test_rules_run_on_the_parts_that_are_right(here):
+def test_rules_run_on_the_parts_that_are_right():
     assert complaints({"gpu": "none-such", "layout.tp": 16})[1:] == [
         "layout.tp: tp = 16 does not divide num_heads = 8",
         "layout: tp * cp * dp * pp = 16 * 1 * 2 * 2 = 64, but the topology has 8 GPUs",

@@ -3,6 +3,8 @@ import pytest
 from sim.errors import SimError
 from sim.spec import find
 
+pytestmark = pytest.mark.usefixtures("folders")
+
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
@@ -37,7 +39,7 @@ def test_the_working_folder_shadows_what_is_shipped(folders):
     assert find.find("topologies", "dgx-h100").read_text() == "mine"
 
 
-def test_what_is_shipped_is_found_from_any_folder(folders):
+def test_what_is_shipped_is_found_from_any_folder():
     assert find.find("topologies", "dgx-h100").name == "dgx-h100.yaml"
     assert find.find("models", "llama2-70b").name == "llama2-70b.yaml"
     assert find.find("gpus", "h100-sxm").parent.name == "gpus"
@@ -60,12 +62,12 @@ def test_names_are_sorted_and_stand_once(folders):
 
 
 @pytest.mark.parametrize("name", ["h100-smx", "", "h100-sxm/", "nul\0", "x" * 5000, "a/b.yaml", ".", ".."])
-def test_an_unknown_name_lists_what_exists(folders, name):
-    with pytest.raises(SimError, match="unknown gpu, no such file or name .*allowed .*h100-sxm"):
+def test_an_unknown_name_lists_what_exists(name):
+    with pytest.raises(SimError, match=r"unknown gpu, no such file or name .*allowed .*h100-sxm"):
         find.find("gpus", name)
 
 
-def test_a_misspelt_name_is_answered_with_what_was_meant(folders):
+def test_a_misspelt_name_is_answered_with_what_was_meant():
     with pytest.raises(SimError, match="did you mean 'h100-sxm'"):
         find.find("gpus", "h100-smx")
 

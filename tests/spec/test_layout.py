@@ -65,8 +65,14 @@ def test_layers_of_each_stage_can_be_listed():
     ("fields", "message"),
     [
         ({"pp": 4}, r"10 layers over pp \* vpp = 4 \* 1 = 4 stages do not divide evenly; give layout.stage_layers"),
-        ({"pp": 2, "stage_layers": (5, 4)}, r"2 entries with 9 layers in all, but pp \* vpp = 2 \* 1 = 2 stages and 10"),
-        ({"pp": 3, "stage_layers": (5, 5)}, r"2 entries with 10 layers in all, but pp \* vpp = 3 \* 1 = 3 stages and 10"),
+        (
+            {"pp": 2, "stage_layers": (5, 4)},
+            r"2 entries with 9 layers in all, but pp \* vpp = 2 \* 1 = 2 stages and 10",
+        ),
+        (
+            {"pp": 3, "stage_layers": (5, 5)},
+            r"2 entries with 10 layers in all, but pp \* vpp = 3 \* 1 = 3 stages and 10",
+        ),
         ({"pp": 1, "stage_layers": StageLayers(first=5, last=5)}, "need two stages or more"),
         ({"pp": 4, "stage_layers": StageLayers(first=1, last=2)}, r"10 - 1 - 2 = 7 layers over the 4 - 2 = 2 stages"),
         ({"pp": 4, "stage_layers": StageLayers(first=8, last=8)}, "first 8 and last 8 of 10 layers"),

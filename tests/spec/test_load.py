@@ -8,6 +8,8 @@ from sim.errors import SimError
 from sim.spec.load import dump, load
 from sim.spec.topology import FABRICS
 
+pytestmark = pytest.mark.usefixtures("here")
+
 
 def complaints(*arguments, **options):
     with pytest.raises(SimError) as caught:
@@ -28,14 +30,14 @@ def test_a_scenario_is_called_as_its_file_unless_it_says_otherwise(here, scenari
     assert load("named.yaml").title == "other"
 
 
-def test_values_are_read_with_their_units_into_si(here):
+def test_values_are_read_with_their_units_into_si():
     scenario = load("base.yaml")
     assert scenario.topology.nvlink.bytes_per_s == 450e9
     assert scenario.topology.nvlink.latency_s == pytest.approx(1e-6)
     assert scenario.gpu.memory_bytes == 80 * 2**30
 
 
-def test_a_topology_is_an_instance_of_its_family(here):
+def test_a_topology_is_an_instance_of_its_family():
     assert type(load("base.yaml").topology) is FABRICS["single_node"]
 
 
@@ -54,7 +56,7 @@ def test_a_part_may_be_a_file_beside_the_scenario(here, scenario_text):
     assert message.startswith("sub/mine.yaml:1:1: gpu.use: unknown key (got 'use', allowed name, ")
 
 
-def test_overrides_lie_on_a_named_part(here):
+def test_overrides_lie_on_a_named_part():
     scenario = load("base.yaml", {"model": {"use": "llama2-7b", "num_layers": 8}, "training.seq_len": 4096})
     assert (scenario.model.num_layers, scenario.model.hidden) == (8, 4096)
 
@@ -64,9 +66,13 @@ def test_a_part_that_names_itself_anew_keeps_nothing_of_the_old_one(here):
     assert load("x.yaml").model == load("base.yaml", ["model=llama2-7b"]).model
 
 
-def test_an_override_of_a_named_part_keeps_the_name(here):
+def test_an_override_of_a_named_part_keeps_the_name():
     scenario = load("base.yaml", ["gpu.memory=40 GiB", "gpu.hbm=3 TB/s"])
-    assert (scenario.gpu.name, scenario.gpu.memory_bytes, scenario.gpu.hbm_bytes_per_s) == ("h100-sxm", 40 * 2**30, 3e12)
+    assert (scenario.gpu.name, scenario.gpu.memory_bytes, scenario.gpu.hbm_bytes_per_s) == (
+        "h100-sxm",
+        40 * 2**30,
+        3e12,
+    )
 
 
 @pytest.mark.parametrize("key", ["model_type: gpt2\n  n_layer: 4\n  n_embd: 64\n  n_head: 8"])
@@ -94,7 +100,9 @@ def test_a_mistake_in_a_config_json_stands_in_that_file(here):
     assert error.startswith("config.json:2:2: model.n_layer: ")
 
 
-@pytest.mark.parametrize("config", ['{"model_type": ["gpt2"]}', '{"text_config": {"model_type": {"a": 1}}}', '{"a": 1}'])
+@pytest.mark.parametrize(
+    "config", ['{"model_type": ["gpt2"]}', '{"text_config": {"model_type": {"a": 1}}}', '{"a": 1}']
+)
 def test_a_config_json_of_no_known_type_is_refused(here, config):
     (here / "config.json").write_text(config)
     (error,) = complaints("base.yaml", ["model=config.json"])
@@ -128,7 +136,7 @@ def test_a_measurement_belongs_to_its_own_file(here, scenario_text):
     assert load("child.yaml").measured is None
 
 
-def test_an_override_is_read_as_in_a_file(here):
+def test_an_override_is_read_as_in_a_file():
     settings = ["seed=3", "network.algorithms.all_reduce=ring", "layout.stage_layers=[1, 3]", "name='8'"]
     scenario = load("base.yaml", settings)
     assert scenario.seed == 3
@@ -153,7 +161,7 @@ def test_an_override_is_read_as_in_a_file(here):
         ("name=../../x", "--set name: wrong value (got '../../x', allowed a name without /, \\ or a leading dot)"),
     ],
 )
-def test_a_wrong_setting_is_told_as_one(here, setting, message):
+def test_a_wrong_setting_is_told_as_one(setting, message):
     assert complaints("base.yaml", [setting])[0].startswith(message)
 
 
@@ -192,25 +200,54 @@ def test_every_mistake_of_a_file_is_told_at_once_in_reading_order(here, scenario
         ("  tp: 2", "  tp: 0", "x.yaml:22:3: layout.tp: out of range (got 0, allowed >= 1)"),
         ("  tp: 2", "  tp: 2.0", "layout.tp: wrong type (got 2.0, allowed a whole number)"),
         ("  tp: 2", "  tp: true", "layout.tp: wrong type (got True, allowed a whole number)"),
+        ("  tp: 2", "  zero: true", "layout.zero: wrong value (got True, allowed 0, 1, 2 or 3)"),
         ("gated_mlp: true", "gated_mlp: yes", "model.gated_mlp: wrong type (got 'yes', allowed true or false)"),
         ("gated_mlp: true", "gated_mlp: 1", "model.gated_mlp: wrong type (got 1, allowed true or false)"),
         ("efficiency: 0.8", "efficiency: true", "topology.nvlink.efficiency: wrong type (got True, allowed a number)"),
-        ("efficiency: 0.8", "efficiency: '0.8'", "topology.nvlink.efficiency: wrong type (got '0.8', allowed a number)"),
+        (
+            "efficiency: 0.8",
+            "efficiency: '0.8'",
+            "topology.nvlink.efficiency: wrong type (got '0.8', allowed a number)",
+        ),
         ("efficiency: 0.8", "efficiency: 1e999", "topology.nvlink.efficiency: "),
         ("latency: 1 us", "latency: -1 us", "wrong value (got '-1 us', allowed a value such as '1.5 us')"),
         ("bf16", "bf61", "wrong value (got 'bf61', allowed 'bf16' or 'fp16', did you mean 'bf16'?)"),
-        ("bandwidth: 450", "bandwdith: 450", "topology.nvlink.bandwdith: unknown key (got 'bandwdith', allowed bandwidth"),
-        ("layout:\n", "layout: 3\nextra:\n", "x.yaml:21:1: layout: wrong type (got 3, allowed a mapping of keys to values)"),
+        (
+            "bandwidth: 450",
+            "bandwdith: 450",
+            "topology.nvlink.bandwdith: unknown key (got 'bandwdith', allowed bandwidth",
+        ),
+        (
+            "layout:\n",
+            "layout: 3\nextra:\n",
+            "x.yaml:21:1: layout: wrong type (got 3, allowed a mapping of keys to values)",
+        ),
         ("fabric: single_node", "fabric: [1]", "topology.fabric: wrong type (got [1], allowed fat_tree"),
         ("  fabric: single_node\n", "", "x.yaml:15:1: topology.fabric: missing (allowed fat_tree, "),
         ("gpu: h100-sxm", "gpu: [a]", "x.yaml:14:1: gpu: wrong type (got ['a'], allowed a name, or a mapping"),
-        ("gpu: h100-sxm", "gpu: {use: 3}", "gpu.use: wrong type (got 3, allowed a name, or a mapping of keys to values)"),
+        (
+            "gpu: h100-sxm",
+            "gpu: {use: 3}",
+            "gpu.use: wrong type (got 3, allowed a name, or a mapping of keys to values)",
+        ),
         ("gpu: h100-sxm\n", "", "x.yaml:2:1: gpu: missing"),
         ("nvlink.latency: x}", "}", "topology: no source for nvlink.latency"),
-        ("  pp: 2", "  pp: 2\n  stage_layers: 4", "layout.stage_layers: wrong type (got 4, allowed a list with the layers"),
-        ("  pp: 2", "  pp: 2\n  stage_layers: [1, x]", "layout.stage_layers.1: wrong type (got 'x', allowed a whole number)"),
+        (
+            "  pp: 2",
+            "  pp: 2\n  stage_layers: 4",
+            "layout.stage_layers: wrong type (got 4, allowed a list with the layers",
+        ),
+        (
+            "  pp: 2",
+            "  pp: 2\n  stage_layers: [1, x]",
+            "layout.stage_layers.1: wrong type (got 'x', allowed a whole number)",
+        ),
         ("  pp: 2", "  pp: 2\n  stage_layers: {first: 1}", "layout.stage_layers.last: missing"),
-        ("layout:\n", "network: {algoritms: {}}\nlayout:\n", "network.algoritms: unknown key (got 'algoritms', allowed algorithms"),
+        (
+            "layout:\n",
+            "network: {algoritms: {}}\nlayout:\n",
+            "network.algoritms: unknown key (got 'algoritms', allowed algorithms",
+        ),
         ("layout:\n", "extends: 3\nlayout:\n", "extends: wrong type (got 3, allowed the name of a scenario file)"),
         ("layout:\n", "measured: {step_time: 1 s}\nlayout:\n", "measured.source: missing"),
     ],
@@ -231,7 +268,7 @@ def test_a_file_of_several_scenarios_is_refused_with_the_command_for_it(here):
     ]
 
 
-def test_checks_of_upper_layers_are_reported_at_their_place(here):
+def test_checks_of_upper_layers_are_reported_at_their_place():
     def check(scenario):
         assert scenario.layout.dp == 2
         yield "layout.schedule", "no such schedule"
@@ -239,7 +276,7 @@ def test_checks_of_upper_layers_are_reported_at_their_place(here):
     assert complaints("base.yaml", checks=[check]) == ["base.yaml:25:3: layout.schedule: no such schedule"]
 
 
-def test_checks_of_upper_layers_see_only_scenarios_that_hold_together(here):
+def test_checks_of_upper_layers_see_only_scenarios_that_hold_together():
     def check(_):
         raise AssertionError
 
@@ -256,7 +293,7 @@ def test_a_dump_loads_as_the_same_scenario(here):
     assert dump(load("again.json")) == dump(scenario)
 
 
-def test_a_dump_has_every_field(here):
+def test_a_dump_has_every_field():
     scenario = load("base.yaml")
     document = dump(scenario)
     for part in ("model", "gpu", "layout", "training", "network"):
@@ -264,7 +301,7 @@ def test_a_dump_has_every_field(here):
     assert set(document["topology"]) == {"fabric", *type(scenario.topology).model_fields}
 
 
-def test_a_dump_does_not_depend_on_the_hash_seed(here):
+def test_a_dump_does_not_depend_on_the_hash_seed():
     code = "import json; from sim.spec.load import dump, load; print(json.dumps(dump(load('base.yaml'))))"
     command = [sys.executable, "-c", code]
     outputs = {

@@ -3,6 +3,8 @@ import pytest
 from sim.errors import SimError
 from sim.spec.load import load_all, load_points
 
+pytestmark = pytest.mark.usefixtures("here")
+
 
 def complaints(function, *arguments):
     with pytest.raises(SimError) as caught:
@@ -20,7 +22,7 @@ def write(here):
     return writer
 
 
-def test_a_plain_file_is_a_list_of_one(here):
+def test_a_plain_file_is_a_list_of_one():
     assert [scenario.title for scenario in load_all("base.yaml")] == ["base"]
 
 
@@ -28,7 +30,11 @@ def test_each_variant_is_laid_on_the_file_in_its_order(write):
     write("variants:\n  b: {layout: {tp: 4, dp: 1}}\n  a: {layout: {zero: 1}}\n  c: {}\n")
     scenarios = load_all("x.yaml")
     assert [scenario.title for scenario in scenarios] == ["x/b", "x/a", "x/c"]
-    assert [(each.layout.tp, each.layout.dp, each.layout.zero) for each in scenarios] == [(4, 1, 0), (2, 2, 1), (2, 2, 0)]
+    assert [(each.layout.tp, each.layout.dp, each.layout.zero) for each in scenarios] == [
+        (4, 1, 0),
+        (2, 2, 1),
+        (2, 2, 0),
+    ]
 
 
 def test_settings_lie_on_every_variant(write):
@@ -38,7 +44,9 @@ def test_settings_lie_on_every_variant(write):
 
 
 def test_variants_may_complete_what_the_file_leaves_out(here, scenario_text):
-    (here / "x.yaml").write_text(scenario_text.replace("  schedule: 1f1b\n", "") + "variants: {a: {layout: {schedule: gpipe}}}")
+    (here / "x.yaml").write_text(
+        scenario_text.replace("  schedule: 1f1b\n", "") + "variants: {a: {layout: {schedule: gpipe}}}"
+    )
     assert load_all("x.yaml")[0].layout.schedule == "gpipe"
 
 
@@ -54,7 +62,10 @@ def test_a_mistake_that_all_variants_share_is_told_once_and_others_name_theirs(w
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("variants: [a, b]\n", "x.yaml:2:1: variants: wrong type (got ['a', 'b'], allowed a mapping of names to overrides)"),
+        (
+            "variants: [a, b]\n",
+            "x.yaml:2:1: variants: wrong type (got ['a', 'b'], allowed a mapping of names to overrides)",
+        ),
         ("variants: {}\n", "x.yaml:2:1: variants: wrong type (got an empty mapping, allowed a mapping"),
         ("variants: {a: 3}\n", "x.yaml:2:12: variants.a: wrong type (got 3, allowed a mapping of overrides)"),
         ("variants: {a: {variants: {}}}\n", "x.yaml:2:16: variants: cannot stand inside a variant or a sweep"),
@@ -96,7 +107,10 @@ def test_points_zip_and_product_multiply(write):
 
 def test_a_swept_value_may_be_a_mapping(write):
     write("sweep: {product: {layout: [{zero: 0}, {zero: 1, tp: 4, dp: 1}]}}\n")
-    assert [(point.scenario.layout.zero, point.scenario.layout.tp) for point in load_points("x.yaml")] == [(0, 2), (1, 4)]
+    assert [(point.scenario.layout.zero, point.scenario.layout.tp) for point in load_points("x.yaml")] == [
+        (0, 2),
+        (1, 4),
+    ]
 
 
 def test_an_impossible_point_is_listed_with_its_reason(write):
@@ -115,7 +129,9 @@ def test_a_mistake_of_every_point_is_the_files(write):
 
 def test_a_misspelt_path_is_the_files_mistake(write):
     write("sweep:\n  product:\n    layout.tpp: [2, 3]\n")
-    assert complaints(load_points, "x.yaml")[0].startswith("x.yaml:4:5: layout.tpp: unknown key (got 'tpp', allowed tp, ")
+    assert complaints(load_points, "x.yaml")[0].startswith(
+        "x.yaml:4:5: layout.tpp: unknown key (got 'tpp', allowed tp, "
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,15 +140,21 @@ def test_a_misspelt_path_is_the_files_mistake(write):
         ("", "x.yaml:1:1: sweep: missing: a file without it is played with `sim run`"),
         ("sweep: {}\n", "x.yaml:2:1: sweep: empty (allowed product, zip or points)"),
         ("sweep: 3\n", "x.yaml:2:1: sweep: wrong type (got 3, allowed a mapping of keys to values)"),
-        ("sweep: {prodct: {seed: [1]}}\n", "x.yaml:2:9: sweep.prodct: unknown key (got 'prodct', allowed product, zip, points"),
+        ("sweep: {prodct: {seed: [1]}}\n", "x.yaml:2:9: sweep.prodct: unknown key (got 'prodct', allowed product, zip"),
         ("sweep: {product: {seed: 1}}\n", "x.yaml:2:19: sweep.product.seed: wrong type (got 1, allowed a list)"),
         ("sweep: {product: {seed: []}}\n", "x.yaml:2:19: sweep.product.seed: "),
-        ("sweep: {zip: {seed: [1], layout.tp: [1, 2]}}\n", "x.yaml:2:1: sweep.zip: lists of different lengths (seed has 1, layout.tp has 2)"),
-        ("sweep: {zip: {seed: [1]}, product: {seed: [1]}}\n", "x.yaml:2:1: sweep: seed stands in more than one of product, zip, points"),
+        (
+            "sweep: {zip: {seed: [1], gpu: [a, b]}}\n",
+            "x.yaml:2:1: sweep.zip: lists of different lengths (seed has 1, gpu has 2)",
+        ),
+        (
+            "sweep: {zip: {seed: [1]}, product: {seed: [1]}}\n",
+            "x.yaml:2:1: sweep: seed stands in more than one of product,",
+        ),
         ("sweep: {product: {sweep.zip: [1]}}\n", "x.yaml:2:19: sweep: cannot stand inside a variant or a sweep"),
         ("sweep: {product: {seed: [1]}}\nvariants: {}\n", "x.yaml:3:1: variants: a sweep beside it"),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_sweep_is_refused(write, text, message):
     write(text)
     assert complaints(load_points, "x.yaml")[0].startswith(message)

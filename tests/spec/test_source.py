@@ -83,7 +83,10 @@ def test_an_anchor_is_read_where_its_alias_stands():
         ("# only a comment\n", "f.yaml:1:1: empty (allowed a mapping of keys to values)"),
         ("a: &x [*x]\n", "f.yaml:1:8: alias *x lies inside what it names"),
         ("a: *x\n", "f.yaml:1:4: alias *x names no anchor above it"),
-        ("a: &x {b: 1}\nc:\n  <<: *x\n", "f.yaml:3:3: merge keys are not read (allowed `extends`, or the keys themselves)"),
+        (
+            "a: &x {b: 1}\nc:\n  <<: *x\n",
+            "f.yaml:3:3: merge keys are not read (allowed `extends`, or the keys themselves)",
+        ),
         ("a: !!python/object:os.system x\n", "f.yaml:1:4: a tag (got 'tag:yaml.org,2002:python/object:os.system'"),
         (b"a: 1\nb: \xff\n", "f.yaml:2:4: no text in UTF-8 (byte 0xff)"),
         ("a: 1\n\tb: 2\n", "f.yaml:2:1: no valid YAML: "),
@@ -113,7 +116,10 @@ def test_an_alias_bomb_is_refused():
 
 
 def test_a_json_file_is_read_with_its_escapes():
-    assert value_of('{"a": [1, 1e-05, null, true],\n  "b": "x\\/y\\u00e9"}') == {"a": (1, 1e-5, None, True), "b": "x/y\u00e9"}
+    assert value_of('{"a": [1, 1e-05, null, true],\n  "b": "x\\/y\\u00e9"}') == {
+        "a": (1, 1e-5, None, True),
+        "b": "x/y\u00e9",
+    }
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", "folder", "nul\0.yaml"])

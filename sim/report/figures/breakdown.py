@@ -8,7 +8,7 @@ from typing import final
 from matplotlib.figure import Figure as Canvas
 
 from sim.report.figures import FIGURES
-from sim.report.figures.style import INK, PAPER, sheet
+from sim.report.figures.style import INK, PAPER, sheet, time_axis
 from sim.report.tables import seconds, short_names
 from sim.report.words import GROUPS, by_group
 from sim.simulation import Simulation
@@ -55,7 +55,7 @@ class Breakdown:
         axes.set_yticks(range(len(results)), names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.16 * max(left_s))
-        axes.set_xlabel("time of a step (s)")
+        time_axis(axes.xaxis, max(left_s), "time of a step")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         axes.set_title(_point(names[0], simulations))

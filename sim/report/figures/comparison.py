@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 
 from sim import units
 from sim.report.figures import FIGURES
-from sim.report.figures.style import INK, sheet
+from sim.report.figures.style import INK, sheet, time_axis
 from sim.report.tables import gibibytes, short_names
 from sim.simulation import Simulation
 
@@ -54,8 +54,6 @@ class Comparison:
         axes.set_yscale("log")
         axes.set_ylim(min(time_s) * 0.93, max(time_s) * 1.1)
         axes.set_xlim(0, max(*memory, *(result.scenario.gpu.memory_bytes / gib for result in results)) * 1.25)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
         for fits, marker, colour in ((True, "o", FITS), (False, "X", MISFIT)):
             mine = [index for index, result in enumerate(results) if result.fits is fits]
             axes.scatter(
@@ -81,7 +79,8 @@ class Comparison:
                 arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 3},
             )
         axes.set_xlabel("memory of the fullest GPU (GiB)")
-        axes.set_ylabel("time of a step (s)")
+        time_axis(axes.yaxis, max(time_s), "time of a step")
+        axes.yaxis.set_minor_formatter(axes.yaxis.get_major_formatter())
         axes.grid(which="both")
         best = min(range(len(results)), key=lambda index: (not results[index].fits, time_s[index]))
         leanest = min(range(len(results)), key=lambda index: memory[index])

@@ -75,14 +75,14 @@ def bars(axes: Axes, stages: Sequence[StageMemory], labels: Sequence[str]) -> No
         axes.text(capacity, -0.62, f"{capacity:.0f} GiB ", ha="right", va="bottom", fontsize=8, color=INK)
     for row, (end, stage) in enumerate(zip(left, stages, strict=True)):
         note = "" if stage.fits else ", does not fit"
-        axes.text(
-            end,
-            row,
-            f" {end:.1f}{note}",
+        axes.annotate(
+            f"{end:.1f}{note}",
+            (end, row),
+            xytext=(4, 0),
+            textcoords="offset points",
             va="center",
             fontsize=8.5,
-            color=INK,
-            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8, "alpha": 0.8},
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
         )
     axes.set_yticks(range(len(stages)), labels)
     axes.set_ylim(len(stages) - 0.5, -1.0)

@@ -9,8 +9,10 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 
+from sim import units
 from sim.report.figures import Figure
 from sim.simulation import Simulation
 
@@ -22,6 +24,7 @@ dark mode."""
 
 WIDTH_IN = 9.6
 PNG_DPI = 130
+SHORT_MS = 100
 
 LOOK: dict[Any, Any] = {
     "svg.hashsalt": "sim",
@@ -66,6 +69,14 @@ def render(figure: Figure, simulations: Sequence[Simulation]) -> Picture:
         canvas.savefig(vector, format="svg", backend="svg", metadata={"Date": None, "Creator": None})
         canvas.savefig(raster, format="png", backend="agg", metadata={"Software": None})
     return Picture(vector.getvalue().decode("utf-8"), raster.getvalue())
+
+
+def time_axis(axis: Axis, longest_s: float, what: str) -> None:
+    """Label an axis that is in seconds; short steps read better in ms."""
+    millisecond_s = units.parse("1 ms", "s")
+    unit, unit_s = ("ms", millisecond_s) if longest_s < SHORT_MS * millisecond_s else ("s", 1.0)
+    axis.set_major_formatter(lambda value, _: f"{value / unit_s:.6g}")
+    axis.set_label_text(f"{what} ({unit})")
 
 
 def sheet(height_in: float, rows: int = 1) -> tuple[Canvas, list[Axes]]:

@@ -18,7 +18,7 @@ from sim.program.operations import COMPUTE, STREAMS
 from sim.program.ranks import STREAM_INDEX
 from sim.program.table import Action, Kind
 from sim.report.figures import FIGURES
-from sim.report.figures.style import INK, PAPER, sheet
+from sim.report.figures.style import INK, PAPER, sheet, time_axis
 from sim.report.tables import percent, seconds, short_names
 from sim.report.words import BUBBLE, KINDS, OPTIMIZER, Group
 from sim.results.idle import compute_slots
@@ -34,9 +34,13 @@ MOST_BLOCKS = 64
 FILL_FACTOR = 1.5
 """The beginning shows at least half as much again as it takes to reach the last rank."""
 
+MANY_RANKS = 8
+"""Rows get thinner beyond."""
+
 DRAWABLE_FRAC = 1 / 800
 """Communication closer together than this part of a panel is drawn as one."""
 
+ODD_TINT, CHUNK_TINT = 0.2, 0.5
 BLOCK_TOP, BLOCK_BOTTOM, STRIPS_BOTTOM = -0.42, 0.1, 0.42
 
 
@@ -94,8 +98,8 @@ class Pipeline:
 
     title = "One pipeline over time"
     caption = (
-        "Blue is forward, green backward, with the number of the micro-batch; hatched grey is where a rank computes "
-        "nothing. The thin strips below a row are its communication by kind, whether or not it was hidden. "
+        "Blue is forward, green backward, with the number of the micro-batch, lighter for later chunks of an "
+        "interleaved schedule; hatched grey is where a rank computes nothing. The thin strips below a row are its communication by kind, whether or not it was hidden. "
         "Of the best layout; a long step by its beginning and its end, each on its own scale."
     )
     place = 2
@@ -113,10 +117,12 @@ class Pipeline:
         parts = windows(rows, timeline.step_s)
         communication = [intervals_by_group(timeline, index) for index in pipeline]
         groups = list(dict.fromkeys(group for found in communication for group in found))
-        canvas, panels = sheet(0.95 + len(parts) * (0.55 + 0.5 * len(rows)), rows=len(parts))
+        canvas, panels = sheet(
+            0.95 + len(parts) * (0.55 + (0.5 if len(rows) <= MANY_RANKS else 0.36) * len(rows)), rows=len(parts)
+        )
         for axes, window in zip(panels, parts, strict=True):
             self._panel(axes, rows, communication, groups, window)
-        panels[-1].set_xlabel("time in the step (s)")
+            time_axis(axes.xaxis, timeline.step_s, "time in the step")
         result = best.result
         if len(parts) > 1:
             panels[1].set_title("the end of the step", fontsize=9, fontweight="normal")
@@ -163,9 +169,10 @@ def _draw_blocks(axes: Axes, row: Blocks, y: int, window: tuple[float, float]) -
     """Passes of one rank, those of odd micro-batches a little lighter; numbers where they have room."""
     start_s, end_s = window
     shown = np.flatnonzero((row.end_s > start_s) & (row.start_s < end_s)).tolist()
+    stages = sorted({action.stage for action in row.actions if action is not None})
     colours: dict[str | tuple[float, float, float], list[int]] = {}
     for index in shown:
-        colours.setdefault(_colour(row.actions[index]), []).append(index)
+        colours.setdefault(_colour(row.actions[index], stages), []).append(index)
     for colour, members in colours.items():
         bounds = (row.start_s[members], row.end_s[members])
         _rectangles(axes, *bounds, y + BLOCK_TOP, y + BLOCK_BOTTOM, facecolor=colour, edgecolor=PAPER)
@@ -180,11 +187,12 @@ def _draw_blocks(axes: Axes, row: Blocks, y: int, window: tuple[float, float]) -
             )
 
 
-def _colour(action: Action | None) -> str | tuple[float, float, float]:
+def _colour(action: Action | None, stages: Sequence[int]) -> str | tuple[float, float, float]:
+    """Lighter for odd micro-batches, and the lighter the later the chunk of the rank's `stages`."""
     if action is None:
         return OPTIMIZER.colour
     red, green, blue = to_rgb(COLOURS[action.kind])
-    tint = 0.22 if action.microbatch % 2 else 0.0
+    tint = ODD_TINT * (action.microbatch % 2) + CHUNK_TINT * stages.index(action.stage) / len(stages)
     return (red + (1 - red) * tint, green + (1 - green) * tint, blue + (1 - blue) * tint)
 
 

@@ -221,11 +221,12 @@ def _point(best: Simulation, traffic: dict[str, dict[Group, float]]) -> str:
     for tier, loads in traffic.items():
         for group in loads:
             by_group.setdefault(group, []).append(tier)
-    parts = []
+    by_place: dict[str, list[str]] = {}
     for group, tiers in by_group.items():
         outside = [tier for tier in ("spine", "nic") if tier in tiers]
         where = {"spine": "over leaves and spines", "nic": "over leaves"}[outside[0]] if outside else "on NVLink"
-        parts.append(f"{group.short} {where}")
+        by_place.setdefault(where, []).append(group.short)
+    parts = [f"{' and '.join(shorts)} {where}" for where, shorts in by_place.items()]
     return f"{short_names([best.result])[0]}: {', '.join(parts) or 'no communication'}"
 
 
