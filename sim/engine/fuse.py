@@ -19,7 +19,6 @@ from sim.program.program import Program
 from sim.program.ranks import STREAM_INDEX
 from sim.spec.topology import Floats, Ints
 
-
 BACKGROUND = [STREAM_INDEX[name] for name in (PP_FORWARD, PP_BACKWARD, "dp_reduce", "dp_gather")]
 """Streams whose operations the next block does not wait for."""
 

@@ -59,8 +59,8 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
     found = []
     if layout.zero >= 2 and layout.pp > 1:
         found.append(
-            f"DeepSpeed refuses ZeRO-{layout.zero} with pipeline parallelism (deepspeed/runtime/pipe/engine.py); stacks "
-            "that allow it reduce gradients for every micro-batch, as is done here."
+            f"DeepSpeed refuses ZeRO-{layout.zero} with pipeline parallelism (deepspeed/runtime/pipe/engine.py); "
+            "stacks that allow it reduce gradients for every micro-batch, as is done here."
         )
     if scenario.model.experts is not None:
         found.append("Every expert gets the same number of tokens; a real router is uneven.")

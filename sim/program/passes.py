@@ -90,14 +90,18 @@ def backward_pass(run: PassBuilder, pieces: Sequence[Piece], *, overlaps: bool, 
                 if piece.backward_bytes:
                     run.add(BACKWARD, Stream(f"{piece.name} backward", piece.backward_bytes, piece.cause))
             case Core(), _:
-                if isinstance(before, Exchange) and before.regathers:
-                    run.exchange(before, "all_gather")
-                if recomputes_core:
-                    run.add(RECOMPUTE, piece.forward)
-                run.add(BACKWARD, piece.backward)
+                _core(run, piece, before, recomputes=recomputes_core)
             case Exchange(), _:
                 if piece.backward is not None:
                     run.exchange(piece, piece.backward)
+
+
+def _core(run: PassBuilder, core: Core, before: Piece | None, *, recomputes: bool) -> None:
+    if isinstance(before, Exchange) and before.regathers:
+        run.exchange(before, "all_gather")
+    if recomputes:
+        run.add(RECOMPUTE, core.forward)
+    run.add(BACKWARD, core.backward)
 
 
 def _column_parallel(run: PassBuilder, linear: Linear, exchange: Exchange, *, overlaps: bool) -> None:

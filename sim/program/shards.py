@@ -51,7 +51,7 @@ def embedding_shard(scenario: Scenario) -> Shard:
 
 
 def head_shard(scenario: Scenario) -> Shard:
-    """The final norm and the head. A tied head is a copy where the pipeline parts it from the embedding, else nothing."""
+    """The final norm and the head. A tied head is a copy where the pipeline parts it from the embedding, else none."""
     model = scenario.model
     norm = Shard(norm_parameters(model, model.hidden))
     is_own = not model.tied_embeddings or scenario.layout.pp > 1

@@ -177,7 +177,7 @@ def idle(timeline: Timeline, releases: Releases, rank: int, window: Window) -> I
     assert (released_by >= 0).all(), "an operation that waits for nothing starts late"
     # Nearly always one transfer ran through the whole interval; the others are walked one by one.
     kinds = [None if isinstance(item, Compute) else f"exposed_{item.kind}" for item in program.payloads]
-    causes = tuple(sorted({kind for kind in kinds if kind is not None})) + (BUBBLE, WAIT_PEER, STEP_END)
+    causes = (*sorted({kind for kind in kinds if kind is not None}), BUBBLE, WAIT_PEER, STEP_END)
     number = np.array([-1 if kind is None else causes.index(kind) for kind in kinds], dtype=np.int64)
     code = number[program.payload[released_by]]
     is_plain = (code >= 0) & (timeline.start_s[released_by] <= before[late] + same_s)

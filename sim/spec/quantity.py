@@ -32,14 +32,14 @@ def _schema(dimension: str) -> WithJsonSchema:
     return WithJsonSchema({"type": ["string", "number"], "description": description})
 
 
-def _quantity(dimension: str) -> Any:
-    return Annotated[float, _reader(dimension), Field(gt=0, allow_inf_nan=False), _schema(dimension)]
+def _above_zero() -> Any:
+    return Field(gt=0, allow_inf_nan=False)
 
 
-Bytes = _quantity("bytes")
-BytesPerSecond = _quantity("bytes/s")
+Bytes = Annotated[float, _reader("bytes"), _above_zero(), _schema("bytes")]
+BytesPerSecond = Annotated[float, _reader("bytes/s"), _above_zero(), _schema("bytes/s")]
 Seconds = Annotated[float, _reader("s"), Field(ge=0, allow_inf_nan=False), _schema("s")]
-FlopPerSecond = _quantity("FLOP/s")
-Watts = _quantity("W")
+FlopPerSecond = Annotated[float, _reader("FLOP/s"), _above_zero(), _schema("FLOP/s")]
+Watts = Annotated[float, _reader("W"), _above_zero(), _schema("W")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, strict=True)]

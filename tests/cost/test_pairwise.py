@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from sim.cost.collectives import ALGORITHMS
+from sim.cost.collectives.pairwise import PAIRS_AT_ONCE
 from sim.cost.network_time import lone_time_s
 from sim.spec.topology import FABRICS, Fabric
 
@@ -47,10 +48,10 @@ def test_an_oversubscribed_spine_slows_what_crosses_it():
 
 
 def test_many_groups_are_priced_like_each_alone():
-    fabric = cluster("dgx-h100", nodes=256)
-    members = np.arange(2048).reshape(-1, 64)
-    assert members[:, 1:].size * 63 > 2**16
-    assert pairwise_s(fabric, members, 1e8) == pytest.approx(np.full(32, pairwise_s(fabric, members[:1], 1e8)[0]))
+    fabric = cluster("dgx-h100", nodes=320)
+    members = np.arange(2560).reshape(-1, 64)
+    assert members.size * 63 > PAIRS_AT_ONCE
+    assert pairwise_s(fabric, members, 1e8) == pytest.approx(np.full(40, pairwise_s(fabric, members[:1], 1e8)[0]))
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,13 @@ def test_ranks_are_contiguous_from_zero_and_fill_node_after_node(fabric):
     assert len(set(names)) == len(names)
 
 
+def test_switches_and_nics_of_a_node_are_built_into_it_and_leaves_and_spines_into_none():
+    server = graph(spec("fat_tree").build()).nodes(data="server")
+    assert [server[f"nvswitch{node}"] for node in range(4)] == [0, 1, 2, 3]
+    assert [server[f"nic{nic}"] for nic in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {server[name] for name in ("leaf0", "leaf1", "spine0", "spine1")} == {None}
+
+
 def test_every_link_stands_once_and_has_its_way_back(fabric):
     pairs = list(zip(fabric.links.source.tolist(), fabric.links.target.tolist(), strict=True))
     assert len(set(pairs)) == len(pairs)
@@ -227,6 +234,7 @@ def test_oversubscription_divides_what_a_leaf_sends_up():
         ("fat_tree", {"nics_per_node": 4, "nic": NIC | {"bandwidth": 100 * GB}, "nodes_per_leaf": 4}, 8 * 30 * GB),
         ("nvl72", {}, 6 * 10 * GB / 2),
         ("nvl72", {"racks_per_unit": 2}, 6 * 10 * GB),
+        ("nvl72", {"racks": 4, "racks_per_unit": 2}, 12 * 10 * GB / 2),
     ],
 )
 def test_bisection_is_the_narrowest_of_nics_pcie_and_uplinks_of_half_the_gpus(family, overrides, expected):
@@ -253,6 +261,8 @@ def test_sixteen_thousand_gpus_are_built_and_routed_fast():
         ("rail_optimized", {"nodes": 10**12}, "too many GPUs"),
         ("nvl72", {"racks": 10**12}, "too many GPUs"),
         ("fat_tree", {"spine": SPINE | {"count": 10**9}}, "too many links between 2 leaves and 1000000000 spines"),
+        ("rail_optimized", {"spine": SPINE | {"count": 10**9}}, "too many links between 6 leaves"),
+        ("nvl72", {"spine": SPINE | {"count": 10**9}}, "too many links between 4 leaves"),
         ("single_node", {"gpus_per_node": 0}, "greater than or equal to 1"),
         ("fat_tree", {"spine": SPINE | {"oversubscription": 0}}, "greater than 0"),
         ("single_node", {"nvlink": PORT | {"efficiency": 1.1}}, "less than or equal to 1"),

@@ -89,6 +89,6 @@ def members_per_node(members: Ints, fabric: Fabric) -> Ints:
     num_nodes = 1 + is_first.sum(axis=1)
     per_node = size // num_nodes
     expected = np.arange(1, size) % per_node[:, None] == 0
-    is_even = (num_nodes * per_node == size) & (is_first == expected).all(axis=1)
+    is_even = (is_first == expected).all(axis=1)
     even: Ints = np.where(is_even, per_node, 0)
     return even

@@ -64,14 +64,14 @@ class Breakdown:
 
 
 def _point(name: str, simulations: Sequence[Simulation]) -> str:
-    """What the picture says: the share of compute, or who won."""
+    """What the picture says: where most of the step goes, and who won."""
     best = simulations[0].result
-    groups = sorted(by_group(best.breakdown_s).items(), key=lambda pair: -pair[1])
-    share = f"{100 * groups[0][1] / best.step_time_s:.0f} % of its step in {groups[0][0].name}"
+    group, most_s = max(by_group(best.breakdown_s).items(), key=lambda pair: pair[1])
+    share = f"{100 * most_s / best.step_time_s:.0f} %"
     if len(simulations) == 1:
-        return f"{name}: {share}"
-    verb = "wins" if best.fits else "is fastest, and fits no GPU,"
-    return f"{name} {verb} with {share}"
+        return f"{share} of the step goes to {group.name}"
+    verb = "wins" if best.fits else "is fastest, but does not fit,"
+    return f"{name} {verb} with {share} of its step in {group.name}"
 
 
 FIGURES.register("breakdown")(Breakdown())

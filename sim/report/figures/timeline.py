@@ -99,8 +99,9 @@ class Pipeline:
     title = "One pipeline over time"
     caption = (
         "Blue is forward, green backward, with the number of the micro-batch, lighter for later chunks of an "
-        "interleaved schedule; hatched grey is where a rank computes nothing. The thin strips below a row are its communication by kind, whether or not it was hidden. "
-        "Of the best layout; a long step by its beginning and its end, each on its own scale."
+        "interleaved schedule; hatched grey is where a rank computes nothing. The thin strips below a row are its "
+        "communication by kind, whether or not it was hidden. Of the best layout; a long step by its beginning and its "
+        "end, each on its own scale."
     )
     place = 2
 
