@@ -6,7 +6,8 @@ from sim.spec.quantity import Spec
 
 
 class Algorithms(Spec):
-    """Algorithm of each collective: a name of the registry, or `auto` for the one that is fastest alone."""
+    """Algorithm of each collective: a name of the registry, or `auto` for the one of NCCL's (ring, tree, pairwise)
+    that is fastest alone at the message's size."""
 
     all_reduce: str = "auto"
     all_gather: str = "auto"

@@ -33,6 +33,13 @@ def test_auto_takes_trees_for_small_and_rings_for_large_messages_between_nodes()
     assert choose("all_reduce", 1e10, ONE_RAIL, RAILS_OF_64, "auto") == "ring"
 
 
+def test_auto_runs_rings_on_two_whole_nodes_as_nccl_does():
+    """A tree would load the NICs half as much there, but measured rates are the ring's."""
+    assert choose("all_reduce", 1e9, np.arange(16)[None], TWO_NODES, "auto") == "ring"
+    assert choose("all_gather", 1e9, np.arange(16)[None], TWO_NODES, "auto") == "ring"
+    assert choose("all_reduce", 1e9, np.arange(16)[None], TWO_NODES, "hierarchical") == "hierarchical"
+
+
 def test_auto_looks_at_the_slowest_group():
     spine = {"count": 4, "oversubscription": 32, "efficiency": 0.96, "latency": "0.3 us"}
     fabric = cluster("dgx-h100", nodes=16, nodes_per_unit=8, spine=spine)
