@@ -64,10 +64,7 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
         )
     if scenario.model.experts is not None:
         found.append("Every expert gets the same number of tokens; a real router is uneven.")
-    if scenario.gpu.estimated:
-        found.append(f"Constants of {scenario.gpu.name} that nobody measured: {', '.join(scenario.gpu.estimated)}.")
-    if scenario.topology.estimated:
-        found.append(
-            f"Constants of {scenario.topology.name} that are estimates: {', '.join(scenario.topology.estimated)}."
-        )
+    for part in (scenario.gpu, scenario.topology):
+        if part.estimated:
+            found.append(f"{len(part.estimated)} of {len(part.sources)} constants of {part.name} are estimates.")
     return tuple(found)
