@@ -30,8 +30,8 @@ AUTOMATIC = ("pairwise", "ring", "tree")
 """Algorithms that `auto` chooses from: those that NCCL has. `hierarchical` is what some stacks build above it."""
 
 TREE_TO_RING_FRAC = 0.92
-"""NCCL expects at most this share of the ring's rate from a tree (src/graph/tuning.cc, 2.30.7), also on two nodes, where
-the tree's own loads would promise twice the ring's; measured rates agree (180 GB/s for both on 2 x 8 A100)."""
+"""NCCL expects at most this share of the ring's rate from a tree (src/graph/tuning.cc, 2.30.7), also on two nodes,
+where the tree's own loads would promise twice the ring's; measured rates are the ring's (180 GB/s on 2 x 8 A100)."""
 
 
 def choose(op: str, nbytes: float, members: Ints, fabric: Fabric, name: str) -> str:
@@ -53,21 +53,42 @@ def choose(op: str, nbytes: float, members: Ints, fabric: Fabric, name: str) -> 
     able = [other for other in able if other in AUTOMATIC]
     if len(able) == 1:
         return able[0]
-    key = (members.astype(np.int64).tobytes(), members.shape)
-    return min(able, key=lambda other: _slowest_group_s(other, op, nbytes, key, fabric))
+    return min(able, key=lambda other: _slowest_group_s(other, op, nbytes, members, fabric))
 
 
-def _slowest_group_s(name: str, op: str, nbytes: float, key: tuple[bytes, tuple[int, ...]], fabric: Fabric) -> float:
-    latency_s, slope = _line(name, op, key, fabric)
+def _slowest_group_s(name: str, op: str, nbytes: float, members: Ints, fabric: Fabric) -> float:
+    latency_s, slope = _line(name, op, _Groups(members), fabric)
     if name == "tree":
-        slope = np.maximum(slope, _line("ring", op, key, fabric)[1] / TREE_TO_RING_FRAC)
+        slope = np.maximum(slope, _line("ring", op, _Groups(members), fabric)[1] / TREE_TO_RING_FRAC)
     return float((latency_s + nbytes * slope).max())
 
 
+def pattern_of(name: str, op: str, members: Ints, fabric: Fabric) -> Pattern:
+    """Pattern of an algorithm. Kept, because the choice of the algorithm and all messages of a step share it."""
+    return _pattern(name, op, _Groups(members), fabric)
+
+
+class _Groups:
+    """Groups of GPUs, (groups, members), that can be a key: equal where the numbers are."""
+
+    def __init__(self, members: Ints) -> None:
+        self.members = members.astype(np.int64)
+        self._content = (self.members.tobytes(), members.shape)
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Groups) and self._content == other._content
+
+
+@lru_cache(maxsize=32)
+def _pattern(name: str, op: str, groups: _Groups, fabric: Fabric) -> Pattern:
+    return ALGORITHMS[name].pattern(op, groups.members, fabric)
+
+
 @lru_cache(maxsize=64)
-def _line(name: str, op: str, key: tuple[bytes, tuple[int, ...]], fabric: Fabric) -> tuple[Floats, Floats]:
-    """Latency and seconds for each byte of each group. Kept, because the messages of a step share their groups."""
-    content, shape = key
-    members = np.frombuffer(content, dtype=np.int64).reshape(shape)
-    pattern = ALGORITHMS[name].pattern(op, members, fabric)
+def _line(name: str, op: str, groups: _Groups, fabric: Fabric) -> tuple[Floats, Floats]:
+    """Latency and seconds for each byte of each group."""
+    pattern = _pattern(name, op, groups, fabric)
     return pattern.latency_s, _slope(pattern, fabric)

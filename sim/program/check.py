@@ -64,7 +64,9 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
         )
     if scenario.model.experts is not None:
         found.append("Every expert gets the same number of tokens; a real router is uneven.")
-    for part in (scenario.gpu, scenario.topology):
-        if part.estimated:
-            found.append(f"{len(part.estimated)} of {len(part.sources)} constants of {part.name} are estimates.")
+    found += [
+        f"{len(part.estimated)} of {len(part.sources)} constants of {part.name} are estimates."
+        for part in (scenario.gpu, scenario.topology)
+        if part.estimated
+    ]
     return tuple(found)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.cost.collectives import ALGORITHMS, Pattern
-from sim.cost.network_time import choose
+from sim.cost.collectives import Pattern
+from sim.cost.network_time import choose, pattern_of
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Collective, Payload, Send
 from sim.spec.layout import Layout, groups, num_ranks
 from sim.spec.network import Network
@@ -112,7 +112,7 @@ def _pattern(kind: FlowType, layout: Layout, fabric: Fabric) -> tuple[Pattern, I
             np.arange(2),
         )
     members = members_of(layout, kind.group)
-    pattern = ALGORITHMS[kind.algorithm].pattern(kind.op, members, fabric)
+    pattern = pattern_of(kind.algorithm, kind.op, members, fabric)
     if kind.is_control:
         nothing = np.zeros(0, dtype=np.int64)
         pattern = Pattern(nothing, nothing, np.zeros(0), pattern.latency_s)

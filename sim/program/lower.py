@@ -120,7 +120,7 @@ def assemble(
     payload = np.concatenate([table.payload for table in mine])
     stream = np.concatenate([table.stream for table in mine])
     rank = np.repeat(np.arange(len(ranks)), [len(table.payload) for table in mine])
-    type_of = np.array([flow_of.number.get(types.get(item), -1) for item in payloads], dtype=np.int64)  # type: ignore[arg-type]
+    type_of = np.array([flow_of.number[types[item]] if item in types else -1 for item in payloads], dtype=np.int64)
     flow = flow_of.flows(type_of[payload], rank)
     node = _join(payloads, payload, stream, rank, flow)
     edges = [(table.source + r.first, table.target + r.first) for table, r in zip(mine, ranks, strict=True)]

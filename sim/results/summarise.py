@@ -65,8 +65,8 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
         mfu=full_flop / peak,
         mfu_causal=causal_flop / peak,
         hfu=(full_flop + recomputed_flop(timeline)) / peak,
-        bubble_fraction=breakdown_s.get(BUBBLE, 0.0) / step_s,
-        bubble_fraction_steady=_steady_bubble_s(ranks) / step_s,
+        bubble_fraction=_bubble_s([(rank, window) for rank in ranks]) / step_s,
+        bubble_fraction_steady=_bubble_s([(rank, rank.span) for rank in ranks]) / step_s,
         bubble_fraction_closed_form=closed_form,
         bubble_note=note,
         overlap_fraction=_overlap(ranks, "all"),
@@ -105,9 +105,10 @@ def _mean(ranks: list[RankSummary]) -> dict[str, float]:
     return {cause: sum(rank.count * rank.breakdown_s.get(cause, 0.0) for rank in ranks) / total for cause in causes}
 
 
-def _steady_bubble_s(ranks: list[RankSummary]) -> float:
-    total = sum(rank.count * rank.idle.within(BUBBLE, rank.span.start_s, rank.span.end_s) for rank in ranks)
-    return total / sum(rank.count for rank in ranks)
+def _bubble_s(within: list[tuple[RankSummary, Window]]) -> float:
+    """Bubble within a window for each rank, mean over all real ranks."""
+    total = sum(rank.count * rank.idle.within(BUBBLE, window.start_s, window.end_s) for rank, window in within)
+    return total / sum(rank.count for rank, _ in within)
 
 
 def _overlap(ranks: list[RankSummary], kind: str) -> float | None:

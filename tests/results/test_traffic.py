@@ -29,6 +29,7 @@ gpu: h100-sxm
 topology: dgx-h100
 layout: {tp: 2, sequence_parallel: true, pp: 4, dp: 16, ep: 8, zero: 0, schedule: 1f1b}
 training: {seq_len: 4096, global_batch: 128, micro_batch: 1, precision: bf16, recompute: full}
+network: {algorithms: {all_reduce: ring}}
 """
 ZERO3 = """\
 model: llama2-7b
