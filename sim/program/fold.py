@@ -104,14 +104,19 @@ def _quotient(flows: Flows, rank_class: Ints, flow_class: Ints, link_class: Ints
     _, flow_first = np.unique(flow_class, return_index=True)
     _, link_first, link_count = np.unique(link_class, return_index=True, return_counts=True)
     num_links = len(link_first)
-    # All links of a class carry the same: the loads of all flows of a class that cross one of them.
-    cell, at = np.unique(flow_class[flows.row_flow] * num_links + link_class[flows.row_link], return_inverse=True)
+    # All links of a class carry the same: the loads of all flows of a class that cross one of them. The first tells.
+    is_told = np.zeros(len(flows.link_count), dtype=bool)
+    is_told[link_first] = True
+    rows = is_told[flows.row_link]
+    key = flow_class[flows.row_flow[rows]] * num_links + link_class[flows.row_link[rows]]
+    cell, at = np.unique(key, return_inverse=True)
     row_flow, row_link = cell // num_links, cell % num_links
-    row_load = np.bincount(at, weights=flows.row_load, minlength=len(cell)) / link_count[row_link]
-    is_first = np.isin(flows.member_flow, flow_first)
-    member = np.stack([flow_class[flows.member_flow], rank_class[flows.member_rank], flows.member_role], axis=1)[
-        is_first
-    ]
+    row_load = np.bincount(at, weights=flows.row_load[rows], minlength=len(cell))
+    is_told = np.zeros(len(flows), dtype=bool)
+    is_told[flow_first] = True
+    rows = is_told[flows.member_flow]
+    columns = (flow_class[flows.member_flow[rows]], rank_class[flows.member_rank[rows]], flows.member_role[rows])
+    member = np.stack(columns, axis=1)
     member = np.unique(member, axis=0)
     return replace(
         flows,

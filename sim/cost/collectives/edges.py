@@ -49,11 +49,24 @@ def loads(edges: Edges, fabric: Fabric) -> Loads:
     """Sum of the messages on each link, routed one by one."""
     routes = fabric.routes(edges.source, edges.target)
     num_links = len(fabric.links)
-    key = edges.group[routes.pair] * num_links + routes.link
-    keys, place = np.unique(key, return_inverse=True)
+    group, link = edges.group[routes.pair], routes.link
     each = routes.share * edges.bytes_per_byte[routes.pair]
-    total = np.bincount(place, weights=each, minlength=len(keys)).astype(np.float64)
-    return Loads(keys // num_links, keys % num_links, total, routes.latency_s)
+    # Most links carry one group, whose sum needs no sorting.
+    owner = np.full(num_links, -1, dtype=np.int64)
+    owner[link] = group
+    has_several = np.zeros(num_links, dtype=bool)
+    has_several[link[owner[link] != group]] = True
+    several = has_several[link]
+    alone = np.bincount(link[~several], weights=each[~several], minlength=num_links).astype(np.float64)
+    single = np.flatnonzero((owner >= 0) & ~has_several)
+    keys, place = np.unique(group[several] * num_links + link[several], return_inverse=True)
+    shared = np.bincount(place, weights=each[several], minlength=len(keys)).astype(np.float64)
+    return Loads(
+        np.concatenate([owner[single], keys // num_links]),
+        np.concatenate([single, keys % num_links]),
+        np.concatenate([alone[single], shared]),
+        routes.latency_s,
+    )
 
 
 def joined(parts: list[Edges]) -> Edges:
