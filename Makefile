@@ -26,8 +26,8 @@ lint: $(VENV)/.ready-dev
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/codespell sim tests docs scenarios topologies README.md
 
-bench: $(VENV)/.ready-dev
-	$(VENV)/bin/pytest --benchmark-only tests/bench
+bench: $(VENV)/.ready
+	$(VENV)/bin/sim bench
 
 clean:
 	rm -rf $(VENV)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sim.cli import compare, listing, run, schema, show, sweep
+from sim.cli import bench, compare, listing, run, schema, show, sweep
 from sim.cli.group import Group
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for name, module in (
     ("show", show),
     ("list", listing),
     ("schema", schema),
+    ("bench", bench),
 ):
     app.command(name, epilog="\b\nExamples:\n" + "\n".join(f"  {example}" for example in module.EXAMPLES))(
         module.command

@@ -111,7 +111,7 @@ def _quotient(flows: Flows, rank_class: Ints, flow_class: Ints, link_class: Ints
     key = flow_class[flows.row_flow[rows]] * num_links + link_class[flows.row_link[rows]]
     cell, at = np.unique(key, return_inverse=True)
     row_flow, row_link = cell // num_links, cell % num_links
-    row_load = np.bincount(at, weights=flows.row_load[rows], minlength=len(cell))
+    row_load = np.bincount(at, weights=flows.row_load[rows], minlength=len(cell)).astype(np.float64)
     is_told = np.zeros(len(flows), dtype=bool)
     is_told[flow_first] = True
     rows = is_told[flows.member_flow]
