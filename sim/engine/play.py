@@ -33,15 +33,17 @@ class _Plan:
     """What the loop reads: a run of operations by its number, as python lists.
 
     slot: first slot of each run.  duration_s: of the run; of a flow on the shared network, its latency alone.
-    after: runs that wait for it.  pending: how many it waits for.  work: progress that a shared flow needs; None for
-    everything else.  flow: number of the flow.  lane: the stream of a rank, one number for each.
+    after: runs that wait for it, once for each edge.  pending: edges that it waits for.  moves: whether it is a flow on
+    the shared network.  work: progress that it needs there.  flow: its number.  lane: the stream of a rank, one number
+    for each.
     """
 
     slot: Ints
     duration_s: list[float]
     after: list[list[int]]
     pending: list[int]
-    work: list[float | None]
+    moves: list[bool]
+    work: list[float]
     flow: list[int]
     lane: list[int]
 
@@ -101,51 +103,36 @@ def _costs(program: Program, compute_s: Floats, rivals_of: list[tuple[int, ...]]
 
 def _plan(program: Program, costs: _Costs, runs: Runs) -> _Plan:
     leader = runs.leader[program.node]
-    slot = np.unique(leader)
+    slot = np.flatnonzero(leader == np.arange(len(leader)))
     number = np.empty(len(leader), dtype=np.int64)
     number[slot] = np.arange(len(slot))
     source, target = number[leader[program.source]], number[leader[program.target]]
     between = source != target
-    pairs = np.unique(source[between] * len(slot) + target[between])
-    source, target = pairs // len(slot), pairs % len(slot)
-    targets = target.tolist()
-    cuts = np.searchsorted(source, np.arange(len(slot) + 1)).tolist()
+    source, target = source[between], target[between]
+    order = np.argsort(source, kind="stable")
+    targets = target[order].tolist()
+    cuts = np.searchsorted(source[order], np.arange(len(slot) + 1)).tolist()
     shared = costs.is_shared[slot]
     return _Plan(
         slot=slot,
         duration_s=np.where(shared, costs.latency_s[slot], runs.duration_s[slot]).tolist(),
         after=[targets[lo:hi] for lo, hi in itertools.pairwise(cuts)],
         pending=np.bincount(target, minlength=len(slot)).tolist(),
-        work=[work if moves else None for work, moves in zip(costs.work[slot].tolist(), shared.tolist(), strict=True)],
+        moves=shared.tolist(),
+        work=costs.work[slot].tolist(),
         flow=program.flow[slot].tolist(),
-        lane=np.unique(program.rank[slot] * len(STREAMS) + program.stream[slot], return_inverse=True)[1].tolist(),
+        lane=(program.rank[slot] * len(STREAMS) + program.stream[slot]).tolist(),
     )
 
 
 def _run(env: simpy.Environment, network: SharedNetwork, plan: _Plan) -> tuple[list[float], list[float], int]:
     """The loop: start what is ready, and when it ends count it off what waits for it. Starts, ends, how many ended."""
     starts, ends = [0.0] * len(plan.slot), [0.0] * len(plan.slot)
-    after, pending, duration_s, work, flow, lane = (
-        plan.after, plan.pending, plan.duration_s, plan.work, plan.flow, plan.lane
-    )  # fmt: skip
+    after, pending, duration_s, work, lane = plan.after, plan.pending, plan.duration_s, plan.work, plan.lane
     # One operation at a time runs on a stream, so each stream of each rank has one event, used again and again.
     events = [triggered(env) for _ in range(max(lane) + 1)]
     schedule = env.schedule
     num_done = 0
-
-    def start(number: int, now: float) -> None:
-        starts[number] = now
-        event = events[lane[number]]
-        event._value, event.callbacks = number, on_end  # noqa: SLF001 - as in `triggered`
-        schedule(event, NORMAL, duration_s[number])
-
-    def end(event: simpy.Event) -> None:
-        number: int = event._value  # noqa: SLF001 - as in `triggered`
-        moves = work[number]
-        if moves is None:
-            finish(number)
-        else:
-            network.start(flow[number], moves, number)
 
     def finish(number: int) -> None:
         nonlocal num_done
@@ -154,12 +141,26 @@ def _run(env: simpy.Environment, network: SharedNetwork, plan: _Plan) -> tuple[l
         for target in after[number]:
             left = pending[target] = pending[target] - 1
             if not left:
-                start(target, now)
+                starts[target] = now
+                event = events[lane[target]]
+                event._value, event.callbacks = target, calls[target]  # noqa: SLF001 - as in `triggered`
+                schedule(event, NORMAL, duration_s[target])
+
+    def end(event: simpy.Event) -> None:
+        finish(event._value)  # noqa: SLF001 - as in `triggered`
+
+    def move(event: simpy.Event) -> None:
+        number: int = event._value  # noqa: SLF001 - as in `triggered`
+        network.start(plan.flow[number], work[number], number)
 
     on_end: list[Callable[[Any], None]] = [end]
+    on_latency: list[Callable[[Any], None]] = [move]
+    calls = [on_latency if moves else on_end for moves in plan.moves]
     network.on_end = finish
     for number in [number for number, count in enumerate(pending) if not count]:
-        start(number, env.now)
+        event = events[lane[number]]
+        event._value, event.callbacks = number, calls[number]  # noqa: SLF001 - as in `triggered`
+        schedule(event, NORMAL, duration_s[number])
     env.run()
     return starts, ends, num_done
 

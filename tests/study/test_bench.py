@@ -7,7 +7,7 @@ def test_every_timing_counts_what_it_ran_and_compares_it_with_the_bare_loop() ->
     fused, folded, full = steps(heap, 1, 1)
     assert fused.operations == folded.operations
     # 128 ranks of one micro-batch against 2 ranks of 128.
-    assert 0.5 < full.operations / folded.operations < 0.55
+    assert 0.5 < full.operations / folded.operations < 0.65
     assert full.ratio == full.operations_per_s / heap.operations_per_s
 
 
