@@ -24,7 +24,7 @@ lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/codespell sim tests docs scenarios topologies README.md
+	$(VENV)/bin/codespell sim docs scenarios topologies README.md
 
 bench: $(VENV)/.ready
 	$(VENV)/bin/sim bench

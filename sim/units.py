@@ -126,9 +126,8 @@ def text(value: float, dimension: str) -> str:
     ('31.2 GiB', '350 us', '450 GB/s')
     """
     units = _SHOWN[dimension]
-    rounded = abs(float(f"{value:.3g}"))
-    fitting = [unit for unit, factor in units.items() if factor <= rounded]
-    unit = fitting[-1] if fitting else dimension if rounded == 0 and dimension in units else next(iter(units))
+    fitting = [unit for unit, factor in units.items() if float(f"{abs(value) / factor:.3g}") >= 1]
+    unit = fitting[-1] if fitting else dimension if value == 0 and dimension in units else next(iter(units))
     scaled = value / units[unit]
     digits = f"{scaled:.0f}" if abs(scaled) >= 999.5 else f"{scaled:.3g}"
     return f"{digits} {unit}"

@@ -46,9 +46,11 @@ def changes(draw: st.DrawFn) -> dict[str, object]:
     }
     if draw(st.booleans()):
         made |= {"model.experts": EXPERTS, "layout.sequence_parallel": tp > 1}
-        ep = draw(st.sampled_from([1, 2, 4]))
-        assume(tp * cp * dp % ep == 0)
-        made["layout.ep"] = ep
+        ep, etp = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2]))
+        assume(tp * cp * dp % (ep * etp) == 0)
+        made |= {"layout.ep": ep, "layout.etp": etp}
+        if ep > 1:
+            made["layout.order"] = draw(st.sampled_from([o for o in ORDERS if o.index("ep") < o.index("dp")]))
     if zero in (1, 2):
         made["training.overlap.param_gather"] = draw(st.booleans())
     return made

@@ -84,7 +84,8 @@ def test_anything_is_a_finite_value_or_a_value_error(value, dimension):
     [
         (31.2 * 2**30, "bytes", "31.2 GiB"),
         (512, "bytes", "512 B"),
-        (1023.7 * 2**20, "bytes", "1024 MiB"),
+        (1023.7 * 2**20, "bytes", "1 GiB"),
+        (1023.4 * 2**20, "bytes", "1023 MiB"),
         (1.24, "s", "1.24 s"),
         (0.00035, "s", "350 us"),
         (4321.4, "s", "4321 s"),

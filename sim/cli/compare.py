@@ -10,7 +10,7 @@ import typer
 
 from sim.cli.group import EXIT_MISTAKE
 from sim.cli.options import Fidelity, FidelityOption, JsonOption, SetOption
-from sim.cli.output import PLAIN_WIDTH, STDOUT, console, write_json, writing
+from sim.cli.output import PLAIN_WIDTH, STDOUT, console, refuse_file, refuse_folder, write_json, writing
 from sim.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,10 +44,13 @@ def command(
     Ends with a report with pictures, unless --no-report is given or --json prints to stdout.
     """
     from sim.simulation import load_all  # noqa: PLC0415 - see sim.cli.run
+    from sim.study.compare import told_apart  # noqa: PLC0415 - see sim.cli.run
 
     if report is not None and no_report:
         raise typer.BadParameter("--report and --no-report exclude each other")
-    loaded = [scenario for name in scenarios for scenario in load_all(name, settings or ())]
+    refuse_file(json)
+    refuse_folder(report)
+    loaded = told_apart(scenario for name in scenarios for scenario in load_all(name, settings or ()))
     simulations, failures = _play(loaded, fidelity)
     results = [simulation.result for simulation in simulations]
     is_quiet = json == STDOUT

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from typing import Any
 
@@ -11,6 +14,8 @@ import typer.core
 from sim.errors import SimError
 
 EXIT_MISTAKE = 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a stdout that goes to a file says when no more can be written."""
 
 
 class Group(typer.core.TyperGroup):
@@ -18,11 +23,26 @@ class Group(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; flush here, where a reader that has gone away (`| head`) still ends quietly."""
+        _print_anything()
         try:
             value = super().invoke(ctx)
+            sys.stdout.flush()
         except SimError as error:
             for problem in error.problems:
                 typer.echo(str(problem), err=True)
             raise typer.Exit(EXIT_MISTAKE) from error
-        sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            typer.echo(f"cannot write the output: {error.strerror}", err=True)
+            # What is still in the buffer cannot go anywhere; Python would complain about it at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_MISTAKE) from error
         return value
+
+
+def _print_anything() -> None:
+    """A character that the terminal cannot show (a name in a file under LC_ALL=C) is printed as its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

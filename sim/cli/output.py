@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,26 @@ def writing(path: Path | str) -> Iterator[None]:
         raise SimError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def refuse_folder(folder: Path | None) -> None:
+    """Raise SimError, before anything is played, where results could not be written into `folder` later."""
+    if folder is None:
+        return
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if not nearest.is_dir():
+        raise SimError(f"cannot write {folder}: {nearest} is no folder (allowed a new folder, or one to write over)")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise SimError(f"cannot write {folder}: {nearest} cannot be written to (allowed a folder that you may change)")
+
+
+def refuse_file(target: str | None) -> None:
+    """Raise SimError, before anything is played, where results could not be written to the file `target` later."""
+    if target is None or target == STDOUT:
+        return
+    if not target or Path(target).is_dir():
+        raise SimError(f"cannot write {target!r}: no name of a file (allowed a file, or {STDOUT} for stdout)")
+    refuse_folder(Path(target).parent)
+
+
 def json_text(value: Any) -> str:
     """The bytes of `--json`: the same for the same value, in every run."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
@@ -42,6 +63,7 @@ def write_json(value: Any, target: str) -> None:
         sys.stdout.write(json_text(value))
         return
     with writing(target):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
         Path(target).write_text(json_text(value), encoding="utf-8")
     typer.echo(f"JSON: {target}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import final
 
@@ -26,7 +27,7 @@ class Progress:
         """One more is done: what it was."""
         self.done += 1
         line = f"{self.done}/{self.total} {label}"
-        self._write(f"\r\x1b[K{line[:100]}" if self._is_terminal else f"{line}\n")
+        self._write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}" if self._is_terminal else f"{line}\n")
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)

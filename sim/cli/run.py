@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sim.cli.options import Fidelity, FidelityOption, JsonOption, ScenarioArgument, SetOption, TraceOption
-from sim.cli.output import STDOUT, console, write_json, writing
+from sim.cli.output import STDOUT, console, refuse_file, refuse_folder, write_json, writing
 
 EXAMPLES = (
     "sim run llama2-70b_128xh100_tp8-pp2-dp8",
@@ -29,6 +29,9 @@ def command(
     # Imported here, as in every command: they cost more than all of --help may take.
     from sim.simulation import load, run  # noqa: PLC0415 - see above
 
+    refuse_file(json)
+    refuse_folder(report)
+    refuse_folder(trace)
     simulation = run(load(scenario, settings or ()), fidelity.value)
     if json is not None:
         write_json(simulation.result.to_dict(), json)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli.output import STDOUT, json_text, writing
+from sim.cli.output import STDOUT, json_text, refuse_file, writing
 
 EXAMPLES = ("sim schema --out scenario.schema.json",)
 
@@ -24,6 +24,7 @@ def command(
     """
     from sim.spec.load import schema  # noqa: PLC0415 - see sim.cli.run
 
+    refuse_file(out)
     text = json_text(schema())
     if out == STDOUT:
         sys.stdout.write(text)

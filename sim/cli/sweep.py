@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.options import Fidelity, FidelityOption, ScenarioArgument, SetOption
-from sim.cli.output import writing
+from sim.cli.output import refuse_folder, writing
 from sim.cli.progress import Progress
 from sim.errors import SimError
 
@@ -34,6 +34,7 @@ def command(
     from sim.simulation import load_points  # noqa: PLC0415 - see sim.cli.run
     from sim.study.sweep import sweep, write_csv  # noqa: PLC0415 - see sim.cli.run
 
+    refuse_folder(out)
     points = load_points(scenario, settings or ())
     paths = list(dict.fromkeys(path for point in points for path in point.values))
     target = out / "sweep.csv"
@@ -47,8 +48,14 @@ def command(
     _summarise(rows, target)
 
 
+def _values(row: Row) -> str:
+    from sim.study.sweep import value_text  # noqa: PLC0415 - see sim.cli.run
+
+    return " ".join(f"{path}={value_text(value)}" for path, value in row.values.items())
+
+
 def _line(row: Row) -> str:
-    values = " ".join(f"{path}={value}" for path, value in row.values.items())
+    values = _values(row)
     if row.result is None:
         return f"{values}: impossible"
     verdict = "fits" if row.result.fits else "does not fit"
@@ -58,8 +65,7 @@ def _line(row: Row) -> str:
 def _summarise(rows: list[Row], target: Path) -> None:
     impossible = [row for row in rows if row.result is None]
     for row in impossible:
-        values = " ".join(f"{path}={value}" for path, value in row.values.items())
-        typer.echo(f"impossible: {values}: {row.error}")
+        typer.echo(f"impossible: {_values(row)}: {row.error}")
     typer.echo(f"{len(rows) - len(impossible)} of {len(rows)} points played: {target}")
     if len(impossible) == len(rows):
         raise SimError("no point of the sweep can be played")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sim.report.placement import TIE_FRAC, placements
 from sim.report.tables import gibibytes, percent, ranking, seconds, short_names
 from sim.report.words import GROUPS, by_group
 from sim.results.result import Result
-
-TIE_FRAC = 1e-3
-"""Step times that differ by less are called equal."""
 
 UNEXPLAINED_FRAC = 0.1
 """Causes are named until what is left out is at most this part of the gap between two layouts."""
@@ -21,7 +19,8 @@ def answer(results: Sequence[Result]) -> str:
     """What won and why, in a few sentences.
 
     The fastest layout that fits is compared with the runner-up, and with the first one given (the reference), by the
-    differences of their breakdowns. Layouts that do not fit are named. One result alone is described.
+    differences of their breakdowns. What placement costs is said where results differ in nothing else, layouts that do
+    not fit are named, and steps that are not the same work are called so. One result alone is described.
     """
     assert results, "an answer needs a result"
     if len(results) == 1:
@@ -43,7 +42,7 @@ def answer(results: Sequence[Result]) -> str:
     for other in others:
         role = "the reference " if other is reference else ("the runner-up " if other is ranked[1] else "")
         sentences.append(_against(winner, other, role + names[id(other)]))
-    sentences += _misfits(ranked, names, winner)
+    sentences += [*placements(results, names), *_misfits(ranked, names, winner), *_unlike(results)]
     return " ".join(sentences)
 
 
@@ -107,6 +106,20 @@ def _misfits(ranked: Sequence[Result], names: dict[int, str], winner: Result) ->
         parts.append(f"{names[id(result)]} (by {short_by}{faster})")
     verb = "does" if len(parts) == 1 else "do"
     return [f"{_joined(parts)} {verb} not fit in memory."]
+
+
+def _unlike(results: Sequence[Result]) -> list[str]:
+    """A warning where the steps are not the same work."""
+    scenarios = [result.scenario for result in results]
+    facts = {
+        "model": {scenario.model.model_dump_json() for scenario in scenarios},
+        "sequence length": {scenario.training.seq_len for scenario in scenarios},
+        "global batch": {scenario.training.global_batch for scenario in scenarios},
+    }
+    differing = [name for name, values in facts.items() if len(values) > 1]
+    if not differing:
+        return []
+    return [f"Mind that a step is not the same work in all of them: they differ in {_joined(differing)}."]
 
 
 def _joined(parts: Sequence[str]) -> str:

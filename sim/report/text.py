@@ -17,6 +17,9 @@ from sim.results.result import Result
 BAR_WIDTH = 40
 PLAIN_WIDTH = 120
 GOOD, BAD = "green", "red"
+KEPT = ("name", "step_time_s", "step_time_over_best", "mfu", "fits")
+"""Columns that even a narrow terminal shows."""
+MAX_NAME = 40
 
 
 def print_result(result: Result, console: Console) -> None:
@@ -30,7 +33,7 @@ def print_result(result: Result, console: Console) -> None:
         style = (GOOD if result.fits else BAD) if name == "memory" else ""
         grid.add_row(Text(name, style="dim"), Text(value, style=style))
     console.print(Panel(grid, title=Text(result.name, style="bold"), title_align="left", expand=False))
-    console.print(_breakdown(result))
+    console.print(_breakdown(result, console))
     for note in result.notes:
         console.print(Text(f"note: {note}", style="yellow"))
 
@@ -61,17 +64,19 @@ def key_numbers(result: Result) -> list[tuple[str, str]]:
     return facts
 
 
-def _breakdown(result: Result) -> Table:
+def _breakdown(result: Result, console: Console) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), title="where the step goes", title_justify="left")
     table.add_column("cause")
-    table.add_column("time", justify="right")
-    table.add_column("share", justify="right")
-    table.add_column("")
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     groups = by_group(result.breakdown_s)
-    longest = max(groups.values())
-    for group, value in groups.items():
-        bar = Text("\N{FULL BLOCK}" * max(round(BAR_WIDTH * value / longest), 0), style=group.colour)
-        table.add_row(group.name, seconds(value), percent(value / result.step_time_s), bar)
+    rows = [(group.name, seconds(value), percent(value / result.step_time_s)) for group, value in groups.items()]
+    beside = sum(2 + max(len(row[index]) for row in rows) for index in range(3))
+    unit = min(BAR_WIDTH, max(console.width - beside - 2, 0)) / max(groups.values())
+    mark = "\N{FULL BLOCK}" if console.encoding.startswith("utf") else "#"
+    for row, (group, value) in zip(rows, groups.items(), strict=True):
+        table.add_row(*row, Text(mark * round(unit * value), style=group.colour))
     return table
 
 
@@ -83,23 +88,45 @@ def _plain_breakdown(result: Result) -> list[str]:
 
 
 def print_comparison(results: Sequence[Result], console: Console) -> None:
-    """A table of several results, the best first, within 120 columns."""
+    """A table of several results, the best first: within 120 columns, or what a narrower terminal has room for."""
     rows = comparison_rows(results)
     columns = columns_for(rows)
     if not console.is_terminal:
         _plain(console, plain_table(rows, columns))
         return
+    columns, left_out = fitting(rows, columns, console.width)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         head = "\n".join(column.head)
         if column.is_number:
             table.add_column(head, justify="right", no_wrap=True)
         else:
-            table.add_column(head, overflow="fold", min_width=12, max_width=40)
+            table.add_column(head, overflow="fold", min_width=12, max_width=MAX_NAME)
     for row in rows:
         cells = [Text(column.text(row), style=_style(column, row)) for column in columns]
         table.add_row(*cells, style="bold" if row is rows[0] and row["fits"] else "")
     console.print(table)
+    if left_out:
+        names = ", ".join(
+            " ".join(" ".join(column.head).split()).replace("over- lap", "overlap") for column in left_out
+        )
+        console.print(Text(f"no room here for: {names} (a wider terminal or the report shows them)", style="dim"))
+
+
+def fitting(rows: Sequence[Row], columns: Sequence[Column], width: int) -> tuple[list[Column], list[Column]]:
+    """Columns for which a terminal of `width` characters has room, and those left out, from the right, for the rest."""
+    shown, left_out = list(columns), []
+    for column in reversed(columns):
+        if sum(1 + min(_width(each, rows), MAX_NAME) for each in shown) <= width:
+            break
+        if column.key not in KEPT:
+            shown.remove(column)
+            left_out.insert(0, column)
+    return shown, left_out
+
+
+def _width(column: Column, rows: Sequence[Row]) -> int:
+    return max(map(len, (*column.head, *(column.text(row) for row in rows))))
 
 
 def _style(column: Column, row: Row) -> str:

@@ -128,9 +128,10 @@ def overridden(root: Node, overrides: Overrides) -> Node:
 
 def _pair(text: str) -> tuple[str, str]:
     path, equals, value = text.partition("=")
-    if not equals or not path:
+    path = path.strip()
+    if not equals or not all(path.split(".")):
         raise SimError(Problem(f"--set needs a path and a value (got {text!r}, allowed such as layout.tp=4)"))
-    return path.strip(), value.strip()
+    return path, value.strip()
 
 
 def _value(path: str, text: str) -> Node:
@@ -148,8 +149,10 @@ def build(root: Node, name: str, variant: str | None, files: Files, checks: Sequ
 
     `checks` run after those of this package, on a scenario that passed them. Raises SimError with every mistake.
     """
-    problems = [root.place.problem(part, "missing") for part in PARTS if part not in keys(root)]
-    problems += [node.place.problem(key, _misplaced(key)) for key, node in keys(root).items() if key not in _OWN_KEYS]
+    problems = [root.place.problem(part, _missing(part)) for part in PARTS if part not in keys(root)]
+    problems += [
+        node.place.problem(key, _misplaced(key, node.place)) for key, node in keys(root).items() if key not in _OWN_KEYS
+    ]
     tree = keys(root) | {"name": keys(root).get("name", Node(name, root.place))}
     values: dict[str, Any] = {}
     for part in (*PARTS, "setting"):
@@ -170,10 +173,18 @@ def build(root: Node, name: str, variant: str | None, files: Files, checks: Sequ
     return scenario
 
 
-def _misplaced(key: str) -> str:
+def _missing(part: str) -> str:
+    allowed = f"a name of `sim list {_KINDS[part]}`, or a mapping" if part in _KINDS else "a mapping"
+    return f"missing (allowed {allowed})"
+
+
+def _misplaced(key: str, place: Place) -> str:
     if key in STRUCTURE:
         return "cannot stand inside a variant or a sweep (allowed at the top of a file)"
-    return unknown("key", key, list(KEYS))
+    holder = next((part for part, spec in (("layout", Layout), ("training", Training)) if key in spec.model_fields), "")
+    if holder:
+        return f"unknown key (got {key!r}, did you mean '{holder}.{key}'?)"
+    return unknown("key", key, [name for name in KEYS if place != COMMAND_LINE or name not in STRUCTURE])
 
 
 def _in_reading_order(problem: Problem) -> tuple[str, int, int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Literal, get_args
 
 import sim
 from sim.errors import SimError
-from sim.registry import unknown
 
 Kind = Literal["scenarios", "topologies", "models", "gpus"]
 
@@ -35,15 +35,27 @@ def find(kind: Kind, name: str, near: Path | None = None) -> Path:
             for candidate in (folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)):
                 if candidate.suffix in SUFFIXES and _is_file(candidate):
                     return candidate
-    raise SimError(unknown(f"{_SINGULAR[kind]}, no such file or name", name, names(kind)))
+    raise SimError(_refusal(kind, name, near or Path()))
+
+
+def _refusal(kind: Kind, name: str, near: Path) -> str:
+    """What the name may have been meant for: a known name, or a file that lies where the name points to."""
+    what, path = _SINGULAR[kind], near / name
+    if name and _is_folder(path):
+        return f"a folder is no {what} (got {name!r}, allowed one of its files, or a name)"
+    is_path = len(Path(name).parts) > 1
+    known = names(kind)
+    files = {str(file.relative_to(near) if near in file.parents else file): file for file in _files(path.parent)}
+    with_suffix = [shown for shown, file in files.items() if file.stem == path.name]
+    close = with_suffix[:1] or difflib.get_close_matches(str(Path(name)), [*([] if is_path else known), *files], n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    allowed = f"a file, or a name that `sim list {kind}` shows" if is_path else ", ".join(known)
+    return f"unknown {what}, no such file or name (got {name!r}, allowed {allowed}{hint})"
 
 
 def names(kind: Kind) -> list[str]:
     """Names that `find` knows without a path, sorted."""
-    found = {
-        path.stem for folder in folders(kind) if folder.is_dir() for path in folder.iterdir() if path.suffix in SUFFIXES
-    }
-    return sorted(found)
+    return sorted({path.stem for folder in folders(kind) for path in _files(folder)})
 
 
 def folders(kind: Kind) -> tuple[Path, ...]:
@@ -54,6 +66,22 @@ def folders(kind: Kind) -> tuple[Path, ...]:
     in_wheel = _PACKAGE / "_shipped" / kind
     shipped = in_wheel if in_wheel.is_dir() else _PACKAGE.parent / kind
     return Path(kind), shipped
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files of a folder that may describe something, sorted; none of what is no folder, or cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    except (OSError, ValueError):
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    """False, too, for a name that no folder can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _is_file(path: Path) -> bool:

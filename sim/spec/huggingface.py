@@ -33,6 +33,7 @@ from sim.spec.huggingface_keys import (
     Qwen3Moe,
     QwenMoe,
 )
+from sim.spec.mistakes import worded
 from sim.spec.model import Experts, LatentAttention, Model
 
 Fields = dict[str, Any]
@@ -263,7 +264,6 @@ def _refuse_misspelt(config: Mapping[str, Any], known: type[Config]) -> None:
 
 def _problem(details: Any) -> Problem:
     """A mistake as pydantic reports it; those that span several keys name them in their message."""
-    message = details["msg"].removeprefix("Value error, ")
     if not details["loc"]:
-        return Problem(message)
-    return Problem(f"{message} (got {details['input']!r})", path=str(details["loc"][0]))
+        return Problem(details["msg"].removeprefix("Value error, "))
+    return Problem(worded(details), path=str(details["loc"][0]))

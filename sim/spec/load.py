@@ -69,11 +69,12 @@ def load_points(name: str | Path, overrides: Overrides = (), *, checks: Sequence
     Raises SimError for a mistake that every point shares: it is the file's, not the point's.
     """
     source = _open(name, overrides, checks)
-    source.refuse("variants", "a sweep beside it: sweep each variant in a file of its own (allowed `extends`)")
     sweep = keys(source.root).get("sweep")
     if sweep is None:
+        source.refuse("variants", "no sweep: compare them with `sim compare`, load them with load_all")
         message = "missing: a file without it is played with `sim run` and loaded with load or load_all"
         raise SimError(source.root.place.problem("sweep", message))
+    source.refuse("variants", "a sweep beside it: sweep each variant in a file of its own (allowed `extends`)")
     base = without(source.root, "sweep", "measured")
     points = []
     for assignment in assignments(sweep):

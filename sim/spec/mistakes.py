@@ -47,7 +47,13 @@ def shown(value: Any) -> str:
     """A value for a message: on one line and not too long."""
     if isinstance(value, Mapping):
         return f"a mapping with {', '.join(map(str, value))}"[:_MAX_SHOWN] if value else "an empty mapping"
-    text = "nothing" if value is None else repr(list(value) if isinstance(value, tuple) else value)
+    match value:
+        case None:
+            text = "nothing"
+        case bool():
+            text = str(value).lower()
+        case _:
+            text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
@@ -84,6 +90,8 @@ def _message(spec: type[BaseModel], loc: Sequence[str | int], details: Any) -> s
             message = unknown("key", str(loc[-1]), _keys(_spec_at(spec, loc[:-1])))
         case "missing":
             message = "missing"
+        case "too_short":
+            message = "empty (allowed one value or more)"
         case "literal_error":
             message = _literal(details["input"], context["expected"])
         case "value_error":
@@ -93,14 +101,20 @@ def _message(spec: type[BaseModel], loc: Sequence[str | int], details: Any) -> s
             message = f"wrong value ({got}, allowed a name without /, \\ or a leading dot)"
         case "stage_layers":
             message = f"wrong type ({got}, {details['msg']})"
-        case _ if kind in _LIMITS:
-            sign, limit = _LIMITS[kind]
-            message = f"out of range ({got}, allowed {sign} {context[limit]})"
-        case _ if kind in _ALLOWED:
-            message = f"wrong type ({got}, allowed {_ALLOWED[kind]})"
         case _:
-            message = f"{details['msg']} ({got})"
+            message = worded(details)
     return message
+
+
+def worded(details: Any) -> str:
+    """What pydantic says of a value's type and range, in the words of a scenario file."""
+    kind, got = details["type"], f"got {shown(details['input'])}"
+    if kind in _LIMITS:
+        sign, limit = _LIMITS[kind]
+        return f"out of range ({got}, allowed {sign} {details['ctx'][limit]})"
+    if kind in _ALLOWED:
+        return f"wrong type ({got}, allowed {_ALLOWED[kind]})"
+    return f"{details['msg'].removeprefix('Value error, ')} ({got})"
 
 
 def _literal(value: Any, expected: str) -> str:

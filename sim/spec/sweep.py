@@ -64,6 +64,12 @@ def _refuse_clashes(sweep: Sweep, node: Node) -> None:
         raise SimError(
             node.place.problem("sweep", f"{', '.join(twice)} stands in more than one of product, zip, points")
         )
+    paths = set().union(*groups)
+    for path in sorted(paths):
+        # Laid on one another, one of the two would be ignored.
+        if above := paths.intersection(itertools.accumulate(path.split(".")[:-1], "{}.{}".format)):
+            message = f"{min(above)} holds {path}, which the sweep sets too (allowed one of them)"
+            raise SimError(node.place.problem("sweep", message))
 
 
 def _items(node: Node | None) -> tuple[Node, ...]:

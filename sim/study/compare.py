@@ -19,6 +19,18 @@ class Failure:
     error: SimError
 
 
+def told_apart(scenarios: Iterable[Scenario]) -> list[Scenario]:
+    """The scenarios, those with the title of one before them with a number behind their name."""
+    found: dict[str, Scenario] = {}
+    for scenario in scenarios:
+        number, named = 1, scenario
+        while named.title in found:
+            number += 1
+            named = scenario.model_copy(update={"name": f"{scenario.name} ({number})"})
+        found[named.title] = named
+    return list(found.values())
+
+
 def compare(scenarios: Iterable[Scenario], fidelity: Fidelity = "fused") -> Iterator[Simulation | Failure]:
     """Play each scenario when its turn comes; outcomes in the order of the scenarios."""
     for scenario in scenarios:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -56,14 +57,24 @@ def sweep(points: Iterable[Point], fidelity: Fidelity = "fused") -> Iterator[Row
 
 
 def cells(row: Row) -> dict[str, Any]:
-    """Swept values, result columns and `error` of a row; empty strings where there is no result."""
+    """Swept values as text, result columns and `error` of a row; empty strings where there is no result."""
     numbers: dict[str, Any] = dict.fromkeys(COLUMNS, "")
     if row.result is not None:
         for name in COLUMNS:
             numbers[name] = getattr(row.result, name, "")
         for kind, exposed_s in row.result.exposed_s_by_kind.items():
             numbers[f"exposed_{kind}_s"] = exposed_s
-    return row.values | numbers | {"error": row.error}
+    values = {path: value_text(value) for path, value in row.values.items()}
+    return values | numbers | {"error": row.error}
+
+
+def value_text(value: Any) -> str:
+    """A swept value as a scenario file has it, on one line.
+
+    >>> value_text((16, 16)), value_text({"tp": 2}), value_text(None), value_text("full")
+    ('[16, 16]', '{"tp": 2}', 'null', 'full')
+    """
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def write_csv(rows: Iterable[Row], paths: list[str], file: TextIO) -> Iterator[Row]:

@@ -61,7 +61,7 @@ def test_names_are_sorted_and_stand_once(folders):
     assert {"mine", "dgx-h100"} <= set(names)
 
 
-@pytest.mark.parametrize("name", ["h100-smx", "", "h100-sxm/", "nul\0", "x" * 5000, "a/b.yaml", ".", ".."])
+@pytest.mark.parametrize("name", ["h100-smx", "", "h100-sxm/", "nul\0", "x" * 5000])
 def test_an_unknown_name_lists_what_exists(name):
     with pytest.raises(SimError, match=r"unknown gpu, no such file or name .*allowed .*h100-sxm"):
         find.find("gpus", name)
@@ -72,7 +72,40 @@ def test_a_misspelt_name_is_answered_with_what_was_meant():
         find.find("gpus", "h100-smx")
 
 
-def test_a_folder_is_no_scenario(folders):
+def test_a_folder_with_the_name_of_a_file_is_no_scenario(folders):
     (folders / "scenarios" / "folder.yaml").mkdir()
     with pytest.raises(SimError, match="unknown scenario"):
         find.find("scenarios", "folder.yaml")
+
+
+@pytest.mark.parametrize("name", ["other", "other/", ".", "..", "./other"])
+def test_a_folder_is_called_one(name):
+    with pytest.raises(SimError, match=r"a folder is no scenario \(got '.*', allowed one of its files, or a name\)"):
+        find.find("scenarios", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("here", "here.yaml"),
+        ("./here", "here.yaml"),
+        ("here.yml", "here.yaml"),
+        ("other/mine", "other/mine.yaml"),
+        ("other/mein.yaml", "other/mine.yaml"),
+        ("scenarios/mine.yml", "scenarios/mine.yaml"),
+    ],
+)
+def test_a_misspelt_path_is_answered_with_the_file_beside_it(folders, name, meant):
+    (folders / "here.yaml").write_text("")
+    with pytest.raises(SimError, match=f"did you mean '{meant}'"):
+        find.find("scenarios", name)
+
+
+def test_a_misspelt_reference_is_answered_as_it_would_be_written_in_its_file(folders):
+    with pytest.raises(SimError, match="got 'mein.yaml', .*did you mean 'mine.yaml'"):
+        find.find("scenarios", "mein.yaml", folders / "other")
+
+
+def test_an_unknown_path_says_where_names_are_listed():
+    with pytest.raises(SimError, match=r"got 'a/b.yaml', allowed a file, or a name that `sim list gpus` shows\)"):
+        find.find("gpus", "a/b.yaml")

@@ -150,6 +150,10 @@ def test_an_override_is_read_as_in_a_file():
     [
         ("layout.tp", "--set needs a path and a value (got 'layout.tp', allowed such as layout.tp=4)"),
         ("=4", "--set needs a path and a value (got '=4', allowed such as layout.tp=4)"),
+        ("layout..tp=4", "--set needs a path and a value (got 'layout..tp=4', allowed such as layout.tp=4)"),
+        ("tp=4", "--set tp: unknown key (got 'tp', did you mean 'layout.tp'?)"),
+        ("micro_batch=4", "--set micro_batch: unknown key (got 'micro_batch', did you mean 'training.micro_batch'?)"),
+        ("sed=4", "--set sed: unknown key (got 'sed', allowed name, model, gpu, topology, layout, training, network, "),
         ("layout.tp=x", "--set layout.tp: wrong type (got 'x', allowed a whole number)"),
         ("layout.zero=4", "--set layout.zero: wrong value (got 4, allowed 0, 1, 2 or 3)"),
         ("seed.x=1", "--set seed: wrong type (got a mapping with x, allowed a whole number)"),
@@ -199,11 +203,11 @@ def test_every_mistake_of_a_file_is_told_at_once_in_reading_order(here, scenario
         ("  tp: 2", "  tpp: 2", "did you mean 'tp'?)"),
         ("  tp: 2", "  tp: 0", "x.yaml:22:3: layout.tp: out of range (got 0, allowed >= 1)"),
         ("  tp: 2", "  tp: 2.0", "layout.tp: wrong type (got 2.0, allowed a whole number)"),
-        ("  tp: 2", "  tp: true", "layout.tp: wrong type (got True, allowed a whole number)"),
+        ("  tp: 2", "  tp: true", "layout.tp: wrong type (got true, allowed a whole number)"),
         ("  tp: 2", "  zero: true", "layout.zero: wrong value (got True, allowed 0, 1, 2 or 3)"),
         ("gated_mlp: true", "gated_mlp: yes", "model.gated_mlp: wrong type (got 'yes', allowed true or false)"),
         ("gated_mlp: true", "gated_mlp: 1", "model.gated_mlp: wrong type (got 1, allowed true or false)"),
-        ("efficiency: 0.8", "efficiency: true", "topology.nvlink.efficiency: wrong type (got True, allowed a number)"),
+        ("efficiency: 0.8", "efficiency: true", "topology.nvlink.efficiency: wrong type (got true, allowed a number)"),
         (
             "efficiency: 0.8",
             "efficiency: '0.8'",
@@ -230,7 +234,7 @@ def test_every_mistake_of_a_file_is_told_at_once_in_reading_order(here, scenario
             "gpu: {use: 3}",
             "gpu.use: wrong type (got 3, allowed a name, or a mapping of keys to values)",
         ),
-        ("gpu: h100-sxm\n", "", "x.yaml:2:1: gpu: missing"),
+        ("gpu: h100-sxm\n", "", "x.yaml:2:1: gpu: missing (allowed a name of `sim list gpus`, or a mapping)"),
         ("nvlink.latency: x}", "}", "topology: no source for nvlink.latency"),
         (
             "  pp: 2",

@@ -142,7 +142,7 @@ def test_a_misspelt_path_is_the_files_mistake(write):
         ("sweep: 3\n", "x.yaml:2:1: sweep: wrong type (got 3, allowed a mapping of keys to values)"),
         ("sweep: {prodct: {seed: [1]}}\n", "x.yaml:2:9: sweep.prodct: unknown key (got 'prodct', allowed product, zip"),
         ("sweep: {product: {seed: 1}}\n", "x.yaml:2:19: sweep.product.seed: wrong type (got 1, allowed a list)"),
-        ("sweep: {product: {seed: []}}\n", "x.yaml:2:19: sweep.product.seed: "),
+        ("sweep: {product: {seed: []}}\n", "x.yaml:2:19: sweep.product.seed: empty (allowed one value or more)"),
         (
             "sweep: {zip: {seed: [1], gpu: [a, b]}}\n",
             "x.yaml:2:1: sweep.zip: lists of different lengths (seed has 1, gpu has 2)",
@@ -152,6 +152,16 @@ def test_a_misspelt_path_is_the_files_mistake(write):
             "x.yaml:2:1: sweep: seed stands in more than one of product,",
         ),
         ("sweep: {product: {sweep.zip: [1]}}\n", "x.yaml:2:19: sweep: cannot stand inside a variant or a sweep"),
+        ("variants: {a: {}}\n", "x.yaml:2:1: variants: no sweep: compare them with `sim compare`"),
+        (
+            "sweep: {product: {layout: [{tp: 2}], layout.tp: [1]}}\n",
+            "x.yaml:2:1: sweep: layout holds layout.tp, which the sweep sets too",
+        ),
+        (
+            "sweep: {points: [{model: llama2-7b}], zip: {model.vocab: [1]}}\n",
+            "x.yaml:2:1: sweep: model holds model.vocab, which the sweep sets too",
+        ),
+        ("sweep: {product: {tp: [1]}}\n", "x.yaml:2:19: tp: unknown key (got 'tp', did you mean 'layout.tp'?)"),
         ("sweep: {product: {seed: [1]}}\nvariants: {}\n", "x.yaml:3:1: variants: a sweep beside it"),
     ],
 )

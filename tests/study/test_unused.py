@@ -69,7 +69,7 @@ def test_a_field_that_is_called_unused_changes_neither_time_nor_memory(
         ("training.overlap.grad_reduce", "false"),
         ("training.overlap.param_gather", "false"),
         ("training.overlap.tensor", "false"),
-        ("network.algorithms.all_gather", "ring"),
+        ("network.algorithms.all_gather", "hierarchical"),
     ],
 )
 def test_a_field_that_changes_the_step_is_not_called_unused(path: str, value: str, tmp_path: Path):
