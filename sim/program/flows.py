@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sim.cost.collectives import Pattern
-from sim.cost.network_time import choose, pattern_of
+from sim.cost.network_time import LAUNCH_S, choose, pattern_of
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Collective, Payload, Send
 from sim.spec.layout import Layout, groups, num_ranks
 from sim.spec.network import Network
@@ -116,6 +116,7 @@ def _pattern(kind: FlowType, layout: Layout, fabric: Fabric) -> tuple[Pattern, I
     if kind.is_control:
         nothing = np.zeros(0, dtype=np.int64)
         pattern = Pattern(nothing, nothing, np.zeros(0), pattern.latency_s)
+    pattern = replace(pattern, latency_s=pattern.latency_s + LAUNCH_S)
     return pattern, members, np.zeros(members.shape[1], dtype=np.int64)
 
 

@@ -143,3 +143,18 @@ def test_a_deadlock_says_who_waits_for_whom(playing: Callable[..., Timeline]) ->
     assert "wait for each other" in message
     assert "rank 0 0B0: B" in message
     assert "rank 1 1F1: F" in message
+
+
+def test_a_lone_call_takes_its_launch_its_steps_and_its_bytes(small: Make) -> None:
+    """Ring all_reduce of 8 GPUs in a node: 14 us, 14 steps of 1.9 us, and 2 x 7/8 of 2 MiB at 82 % of 450 GB/s."""
+    scenario = small({"layout.tp": 8, "network.algorithms.all_reduce": "ring"})
+    timeline = play(lower(scenario, scenario.topology.build(), "folded"), scenario.gpu)
+    program = timeline.program
+    activation = next(
+        number
+        for number, payload in enumerate(program.payloads)
+        if isinstance(payload, Collective) and payload.kind == "tp" and payload.nbytes == 2 * 1024 * 1024
+    )
+    slots = np.flatnonzero(program.payload == activation)
+    expected_s = 14e-6 + 14 * 1.9e-6 + 2 * 7 / 8 * 2**21 / (0.82 * 450e9)
+    assert timeline.end_s[slots] - timeline.start_s[slots] == pytest.approx(np.full(len(slots), expected_s), rel=1e-9)
