@@ -6,7 +6,6 @@ From the root of the repository: `.venv/bin/python reports/gallery/refresh.py`
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -47,7 +46,10 @@ def placement(inside: Mapping[str, Any], across: Mapping[str, Any]) -> str:
     rest_s = [step_s - waited_s for step_s, waited_s in zip(steps_s, exposed_s, strict=True)]
     rows = [
         ("`layout.order`", [f"`{result['scenario']['layout']['order']}`" for result in both]),
-        ("links of a tensor-parallel group", [_link(inside, "nvlink", "NVLink"), _link(across, "nic", "one NIC a GPU")]),
+        (
+            "links of a tensor-parallel group",
+            [_link(inside, "nvlink", "NVLink"), _link(across, "nic", "one NIC a GPU")],
+        ),
         ("step", [f"{step_s:.2f} s" for step_s in steps_s]),
         ("exposed tensor-parallel communication", [f"{value_s:.2f} s" for value_s in exposed_s]),
         ("all the rest of the step", [f"{value_s:.2f} s" for value_s in rest_s]),
@@ -65,9 +67,10 @@ def _link(result: Mapping[str, Any], tier: str, name: str) -> str:
 def replaced(text: str, parts: Mapping[str, str]) -> str:
     """The README with new measured parts."""
     for name, part in parts.items():
-        block = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        assert len(block.findall(text)) == 1, f"README.md has no part {name!r}"
-        text = block.sub(lambda match, part=part: match[1] + part + match[2], text)
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        assert text.count(begin) == text.count(end) == 1, f"README.md has no part {name!r}"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}{part}\n{end}{rest.split(end)[1]}"
     return text
 
 

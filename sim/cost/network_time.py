@@ -27,8 +27,9 @@ def _slope(pattern: Pattern, fabric: Fabric) -> Floats:
 
 
 LAUNCH_S = 14.0e-6
-"""What NCCL adds to the steps of a ring or a tree with LL128, once a call (base latency in src/graph/tuning.cc, 2.30.7);
-the topologies' latencies of a step are LL128's too. Error: without it, calls of 64 MB on one H100 node come out 14 to
+"""What NCCL adds to the steps of a ring or a tree with LL128, once a call (base latency in its src/graph/tuning.cc).
+
+The topologies' latencies of a step are LL128's too. Error: without it, calls of 64 MB on one H100 node come out 14 to
 18 % too fast on eight GPUs, and more on fewer, where rings reach a smaller share of NVLink than is modelled."""
 
 AUTOMATIC = ("pairwise", "ring", "tree")

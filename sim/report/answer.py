@@ -111,7 +111,7 @@ def _misfits(ranked: Sequence[Result], names: dict[int, str], winner: Result) ->
 def _unlike(results: Sequence[Result]) -> list[str]:
     """A warning where the steps are not the same work."""
     scenarios = [result.scenario for result in results]
-    facts = {
+    facts: dict[str, set[object]] = {
         "model": {scenario.model.model_dump_json() for scenario in scenarios},
         "sequence length": {scenario.training.seq_len for scenario in scenarios},
         "global batch": {scenario.training.global_batch for scenario in scenarios},

@@ -33,10 +33,9 @@ from sim.report.text import key_numbers
 from sim.report.words import KINDS, MEMORY
 from sim.results.result import Result
 from sim.simulation import Simulation
-from sim.spec import gpu as gpu_spec
-from sim.spec import topology as topology_spec
 from sim.spec.load import dump
 from sim.spec.scenario import Scenario
+from sim.spec.sourced import numbers
 
 GIB = " GiB"
 
@@ -226,8 +225,8 @@ def _constants(scenarios: Iterable[Scenario]) -> dict[str, list[Constant]]:
     found: dict[str, list[Constant]] = {}
     for scenario in scenarios:
         gpu, topology = scenario.gpu, scenario.topology
-        found.setdefault(f"GPU {gpu.name}", _sourced(gpu_spec.numbers(gpu), gpu.sources, gpu.estimated))
-        values = topology_spec.numbers(topology)
+        found.setdefault(f"GPU {gpu.name}", _sourced(numbers(gpu), gpu.sources, gpu.estimated))
+        values = numbers(topology)
         found.setdefault(f"topology {topology.name}", _sourced(values, topology.sources, topology.estimated))
     return found
 

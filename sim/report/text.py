@@ -115,7 +115,8 @@ def print_comparison(results: Sequence[Result], console: Console) -> None:
 
 def fitting(rows: Sequence[Row], columns: Sequence[Column], width: int) -> tuple[list[Column], list[Column]]:
     """Columns for which a terminal of `width` characters has room, and those left out, from the right, for the rest."""
-    shown, left_out = list(columns), []
+    shown = list(columns)
+    left_out: list[Column] = []
     for column in reversed(columns):
         if sum(1 + min(_width(each, rows), MAX_NAME) for each in shown) <= width:
             break

@@ -18,6 +18,7 @@ Mistakes: TypeAlias = Iterator[tuple[str, str]]
 Rule: TypeAlias = Callable[[Scenario], Mistakes]
 
 MAX_STAGES = 2**16
+MAX_MICROBATCHES = 2**16
 
 RULES: dict[Rule, frozenset[str]] = {}
 """Every rule, with the parts of the scenario that it reads."""
@@ -167,6 +168,9 @@ def _batch(scenario: Scenario) -> Mistakes:
     if training.global_batch % at_once:
         product = f"dp * micro_batch = {layout.dp} * {training.micro_batch} = {at_once}"
         yield "training.global_batch", f"global_batch = {training.global_batch} is no multiple of {product}"
+    elif (microbatches := training.global_batch // at_once) > MAX_MICROBATCHES:
+        equation = f"global_batch / (dp * micro_batch) = {training.global_batch} / {at_once} = {microbatches}"
+        yield "training.global_batch", f"{equation} micro-batches, allowed up to {MAX_MICROBATCHES}"
 
 
 @_rule("layout", "model")

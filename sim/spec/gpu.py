@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from sim.errors import Problem, SimError
 from sim.spec.quantity import Bytes, BytesPerSecond, Count, FlopPerSecond, Fraction, Seconds, Spec, Watts
+from sim.spec.sourced import Sourced
 
 NumberFormat = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4"]
 
@@ -64,10 +65,9 @@ class StreamConstants(Spec):
     launch_s: Seconds = Field(alias="launch")
 
 
-class Gpu(Spec):
-    """One accelerator. Every number has a line in `sources`; those that nobody measured are named in `estimated`."""
+class Gpu(Sourced):
+    """One accelerator."""
 
-    name: str
     peak_flop_per_s: dict[NumberFormat, FlopPerSecond] = Field(alias="peak")
     memory_bytes: Bytes = Field(alias="memory")
     hbm_bytes_per_s: BytesPerSecond = Field(alias="hbm")
@@ -76,19 +76,6 @@ class Gpu(Spec):
     gemm: GemmConstants
     attention: AttentionConstants
     memory_bound: StreamConstants
-    sources: dict[str, str]
-    estimated: Annotated[tuple[str, ...], Field(strict=False)] = ()
-
-    @model_validator(mode="after")
-    def _every_number_has_a_source(self) -> Gpu:
-        keys = set(numbers(self))
-        missing = sorted(keys - set(self.sources))
-        if missing:
-            raise ValueError(f"no source for {', '.join(missing)}")
-        unknown = sorted((set(self.sources) | set(self.estimated)) - keys)
-        if unknown:
-            raise ValueError(f"sources or estimated name no number of this GPU: {', '.join(unknown)}")
-        return self
 
     @model_validator(mode="after")
     def _every_format_has_a_share(self) -> Gpu:
@@ -111,18 +98,3 @@ def peak_in(gpu: Gpu, number_format: NumberFormat) -> float:
         )
     peak: float = gpu.peak_flop_per_s[number_format]
     return peak
-
-
-def numbers(gpu: Gpu) -> dict[str, float]:
-    """Every number of the entry by the dotted key of its file: `peak.bf16`, `memory`, `gemm.flop_frac`."""
-    found: dict[str, float] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, inner)
-        elif isinstance(value, (int, float)):
-            found[prefix] = value
-
-    walk("", gpu.model_dump(by_alias=True, exclude={"sources", "estimated", "name"}))
-    return found

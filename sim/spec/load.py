@@ -55,6 +55,10 @@ def load_all(name: str | Path, overrides: Overrides = (), *, checks: Sequence[Ch
     if not isinstance(variants.value, dict) or not variants.value:
         message = f"wrong type (got {shown(plain(variants))}, allowed a mapping of names to overrides)"
         raise SimError(variants.place.problem("variants", message))
+    unnamed = [name for name in variants.value if not name.isprintable() or not name.strip()]
+    if unnamed:
+        message = f"wrong name (got {shown(unnamed[0])}, allowed text on one line)"
+        raise SimError(variants.value[unnamed[0]].place.problem("variants", message))
     base = without(source.root, "variants", "measured")
     outcomes = {name: source.attempt(base, over, name) for name, over in variants.value.items()}
     failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, SimError)}

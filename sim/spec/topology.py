@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from sim.registry import Registry
-from sim.spec.quantity import Spec
+from sim.spec.sourced import Sourced
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -89,27 +88,10 @@ class Fabric(Hashable, Protocol):
         ...
 
 
-class FabricSpec(Spec):
-    """Numbers of a topology file. Each family subclasses it with its own fields and a `build()`.
+class FabricSpec(Sourced):
+    """Numbers of a topology file. Each family subclasses it with its own fields and a `build()`."""
 
-    Every number has a line in `sources`, except how many nodes there are, which is the experiment's choice; those that
-    nobody measured are named in `estimated`.
-    """
-
-    name: str
-    sources: dict[str, str]
-    estimated: Annotated[tuple[str, ...], Field(strict=False)] = ()
-
-    @model_validator(mode="after")
-    def _every_number_has_a_source(self) -> Self:
-        keys = set(numbers(self))
-        missing = sorted(keys - set(self.sources))
-        if missing:
-            raise ValueError(f"no source for {', '.join(missing)}")
-        unknown = sorted((set(self.sources) | set(self.estimated)) - keys)
-        if unknown:
-            raise ValueError(f"sources or estimated name no number of this topology: {', '.join(unknown)}")
-        return self
+    chosen: ClassVar[frozenset[str]] = frozenset({"nodes", "racks"})
 
     def build(self) -> Fabric:
         """Tables of links and routes."""
@@ -117,21 +99,6 @@ class FabricSpec(Spec):
 
 
 FABRICS: Registry[type[FabricSpec]] = Registry("fabric family", "sim.spec.fabrics")
-
-
-def numbers(spec: FabricSpec) -> dict[str, float]:
-    """Numbers of a topology that need a source, by the dotted key of its file: `gpus_per_node`, `nic.bandwidth`."""
-    found: dict[str, float] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, inner)
-        else:
-            found[prefix] = value
-
-    walk("", spec.model_dump(by_alias=True, exclude={"name", "sources", "estimated", "nodes", "racks"}))
-    return found
 
 
 def graph(fabric: Fabric) -> nx.DiGraph:

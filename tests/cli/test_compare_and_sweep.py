@@ -51,6 +51,15 @@ def test_compare_takes_several_files(small: str, write: Callable, small_text: st
     assert [result["scenario"]["name"] for result in found] == ["small", "other"]
 
 
+def test_compare_tells_files_of_one_name_apart(
+    small: str, write: Callable, small_text: str, invoke: Callable, tmp_path
+):
+    (tmp_path / "other").mkdir()
+    other = write(small_text.replace("zero: 1", "zero: 0"), "other/small.yaml")
+    found = json.loads(invoke("compare", small, other, "--json", "-").stdout)
+    assert [result["name"] for result in found] == ["small", "small (2)"]
+
+
 def test_a_report_and_no_report_exclude_each_other(several: str, invoke: Callable):
     assert "exclude" in invoke("compare", several, "--no-report", "--report", "x", code=2).stderr
 

@@ -63,6 +63,51 @@ def test_what_cannot_be_written_is_a_mistake(option: str, invoke: Callable, smal
     assert "cannot write" in stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "target", "message"),
+    [
+        ("run", "--report", "file", "cannot write {0}/file: {0}/file is no folder (allowed a new folder, or one to "),
+        ("run", "--report", "file/a/b", "cannot write {0}/file/a/b: {0}/file is no folder (allowed"),
+        ("run", "--trace", "file", "cannot write {0}/file: {0}/file is no folder (allowed"),
+        ("run", "--json", "", "cannot write '{0}/': no name of a file (allowed a file, or - for stdout)"),
+        ("compare", "--report", "file", "cannot write {0}/file: {0}/file is no folder (allowed"),
+        ("compare", "--json", "file/a", "cannot write {0}/file: {0}/file is no folder (allowed"),
+        ("sweep", "--out", "file", "cannot write {0}/file: {0}/file is no folder (allowed"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_played(
+    command: str, option: str, target: str, message: str, invoke: Callable, write: Callable, small_text: str, tmp_path
+):
+    (tmp_path / "file").write_text("in the way")
+    path = write(small_text + ("sweep: {product: {seed: [1]}}\n" if command == "sweep" else ""))
+    done = invoke(command, path, option, f"{tmp_path}/{target}", code=2)
+    assert done.stderr.startswith(message.format(tmp_path))
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_for_a_json_file_is_made(invoke: Callable, small: str, tmp_path: Path):
+    invoke("run", small, "--json", str(tmp_path / "new" / "result.json"))
+    assert (tmp_path / "new" / "result.json").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+@pytest.mark.parametrize("arguments", [["list", "models"], ["schema"]])
+def test_a_full_disk_under_stdout_is_one_line(arguments: list[str]):
+    command = [sys.executable, "-m", "sim", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603 - as above
+    assert (done.returncode, done.stderr) == (2, "cannot write the output: No space left on device\n")
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_traceback(write: Callable, small_text: str, python: Callable):
+    path = write(small_text + "name: gr\u00fcn\n")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    done = python("-m", "sim", "run", path, **ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("gr\\xfcn\n")
+
+
 def test_a_mistake_seen_from_outside_is_one_line_and_no_traceback(python: Callable, write: Callable, small_text: str):
     done = python("-m", "sim", "run", write(small_text.replace("tp: 2", "tp: two")))
     assert done.returncode == 2

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 import sim
 from sim.cost.kernels import Attention, Gemm, Stream, duration_s, flop
-from sim.spec.gpu import Gpu, NumberFormat, numbers
+from sim.spec.gpu import Gpu, NumberFormat
+from sim.spec.sourced import numbers
 
 FILES = sorted((Path(sim.__file__).parent / "catalog" / "gpus").glob("*.yaml"))
 NAMES = [
@@ -135,5 +136,5 @@ def test_a_number_without_a_source_is_refused() -> None:
 def test_a_source_for_no_number_is_refused() -> None:
     entry = read("h100-sxm")
     entry["sources"]["nvlink"] = "some page"
-    with pytest.raises(ValidationError, match="name no number of this GPU: nvlink"):
+    with pytest.raises(ValidationError, match="name no number of h100-sxm: nvlink"):
         Gpu.model_validate(entry)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from sim.report.text import print_comparison, print_result
@@ -29,6 +30,41 @@ def test_a_comparison_fits_in_120_columns_on_and_off_a_terminal(made):
         lines = str(plain).splitlines() if not is_terminal else [_bare(line) for line in text.splitlines()]
         assert max(len(line.rstrip()) for line in lines) <= 120
         assert len(lines) == 2 + len(LONG_NAMES)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_a_comparison_on_a_narrow_terminal_cuts_nothing_and_says_what_it_leaves_out(made, width):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    print_comparison(_several(made), console)
+    lines = [_bare(line) for line in console.file.getvalue().splitlines()]
+    text = " ".join(" ".join(lines).split())
+    assert max(len(line.rstrip()) for line in lines) <= width
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for shown in ("92.17 s", "best", "50.0 %", "40.0 GiB free", "zero3"):
+        assert shown in text
+    assert ("no room here for: " in text) == (width < 120)
+    if width < 120:
+        assert "peak GiB" in text.split("no room here for: ")[1]
+
+
+def test_bars_on_a_narrow_terminal_keep_their_ratio(made):
+    console = Console(file=io.StringIO(), force_terminal=True, width=60)
+    print_result(made("only", gemm=8.0, exposed_tp=4.0, bubble=2.0), console)
+    bars = [line.count("\N{FULL BLOCK}") for line in console.file.getvalue().splitlines()]
+    longest = max(bars)
+    assert [bar for bar in bars if bar] == [
+        longest,
+        pytest.approx(longest / 2, abs=1),
+        pytest.approx(longest / 4, abs=1),
+    ]
+    assert longest > 4
+
+
+def test_a_terminal_without_unicode_gets_bars_of_ascii(made):
+    buffer = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print_result(made("only", gemm=8.0), Console(file=buffer, force_terminal=True, width=100))
+    buffer.seek(0)
+    assert "#" * 40 in buffer.read()
 
 
 def _bare(line: str) -> str:

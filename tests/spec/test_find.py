@@ -102,7 +102,7 @@ def test_a_misspelt_path_is_answered_with_the_file_beside_it(folders, name, mean
 
 
 def test_a_misspelt_reference_is_answered_as_it_would_be_written_in_its_file(folders):
-    with pytest.raises(SimError, match="got 'mein.yaml', .*did you mean 'mine.yaml'"):
+    with pytest.raises(SimError, match=r"got 'mein.yaml', .*did you mean 'mine.yaml'"):
         find.find("scenarios", "mein.yaml", folders / "other")
 
 

@@ -40,6 +40,15 @@ def test_cells_are_the_numbers_of_the_result(tmp_path: Path):
     assert found["exposed_ep_s"] == ""
 
 
+def test_a_swept_value_is_written_as_a_file_has_it(tmp_path: Path):
+    path = tmp_path / "sweep.yaml"
+    swept = "sweep: {points: [{layout.stage_layers: [15, 17], layout.dp: null, training.overlap: {tensor: false}}]}"
+    path.write_text(SCENARIO.split("sweep:", maxsplit=1)[0] + swept)
+    found = cells(next(sweep(sim.load_points(str(path)))))
+    assert list(found.values())[:3] == ["[15, 17]", "null", '{"tensor": false}']
+    assert found["error"] == ""
+
+
 def test_every_column_is_filled_by_a_result_except_kinds_that_the_layout_lacks(tmp_path: Path):
     row = next(sweep(points(tmp_path)))
     empty = {name for name, value in cells(row).items() if value == ""}
