@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from sim.cli.group import EXIT_MISTAKE
 from sim.cli.options import Fidelity, FidelityOption, JsonOption, SetOption
 from sim.cli.output import PLAIN_WIDTH, STDOUT, console, refuse_file, refuse_folder, write_json, writing
 from sim.cli.progress import Progress
+from sim.errors import Problem, SimError
 
 if TYPE_CHECKING:
     from sim.results.result import Result
@@ -44,14 +46,11 @@ def command(
 
     Ends with a report with pictures, unless --no-report is given or --json prints to stdout.
     """
-    from sim.simulation import load_all  # noqa: PLC0415 - see sim.cli.run
-    from sim.study.compare import told_apart  # noqa: PLC0415 - see sim.cli.run
-
     if report is not None and no_report:
         raise typer.BadParameter("--report and --no-report exclude each other")
     refuse_file(json)
     refuse_folder(report)
-    loaded = told_apart(scenario for name in scenarios for scenario in load_all(name, settings or ()))
+    loaded = _load(scenarios, settings or ())
     simulations, failures = _play(loaded, fidelity)
     results = [simulation.result for simulation in simulations]
     is_quiet = json == STDOUT
@@ -67,6 +66,23 @@ def command(
             typer.echo(f"{failure.scenario.title} cannot be played: {problem}", err=True)
     if failures:
         raise typer.Exit(EXIT_MISTAKE)
+
+
+def _load(names: list[str], settings: Sequence[str]) -> list[Scenario]:
+    """The scenarios of all files. Raises SimError with the mistakes of all of them."""
+    from sim.simulation import load_all  # noqa: PLC0415 - see sim.cli.run
+    from sim.study.compare import told_apart  # noqa: PLC0415 - see sim.cli.run
+
+    loaded: list[Scenario] = []
+    problems: dict[Problem, None] = {}
+    for name in names:
+        try:
+            loaded += load_all(name, settings)
+        except SimError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise SimError(list(problems))
+    return told_apart(loaded)
 
 
 def _play(scenarios: list[Scenario], fidelity: Fidelity) -> tuple[list[Simulation], list[Failure]]:

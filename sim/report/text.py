@@ -19,7 +19,6 @@ PLAIN_WIDTH = 120
 GOOD, BAD = "green", "red"
 KEPT = ("name", "step_time_s", "step_time_over_best", "mfu", "fits")
 """Columns that even a narrow terminal shows."""
-MAX_NAME = 40
 
 
 def print_result(result: Result, console: Console) -> None:
@@ -101,16 +100,16 @@ def print_comparison(results: Sequence[Result], console: Console) -> None:
         if column.is_number:
             table.add_column(head, justify="right", no_wrap=True)
         else:
-            table.add_column(head, overflow="fold", min_width=12, max_width=MAX_NAME)
+            table.add_column(head, overflow="fold", min_width=12, max_width=_most_of_a_name(console.width))
     for row in rows:
         cells = [Text(column.text(row), style=_style(column, row)) for column in columns]
         table.add_row(*cells, style="bold" if row is rows[0] and row["fits"] else "")
     console.print(table)
     if left_out:
-        names = ", ".join(
-            " ".join(" ".join(column.head).split()).replace("over- lap", "overlap") for column in left_out
+        names = [" ".join(column.head).strip().replace("- ", "").replace(" /", "/") for column in left_out]
+        console.print(
+            Text(f"no room here for: {', '.join(names)} (a wider terminal or the report shows them)", style="dim")
         )
-        console.print(Text(f"no room here for: {names} (a wider terminal or the report shows them)", style="dim"))
 
 
 def fitting(rows: Sequence[Row], columns: Sequence[Column], width: int) -> tuple[list[Column], list[Column]]:
@@ -118,12 +117,17 @@ def fitting(rows: Sequence[Row], columns: Sequence[Column], width: int) -> tuple
     shown = list(columns)
     left_out: list[Column] = []
     for column in reversed(columns):
-        if sum(1 + min(_width(each, rows), MAX_NAME) for each in shown) <= width:
+        if sum(1 + min(_width(each, rows), _most_of_a_name(width)) for each in shown) <= width:
             break
         if column.key not in KEPT:
             shown.remove(column)
             left_out.insert(0, column)
     return shown, left_out
+
+
+def _most_of_a_name(width: int) -> int:
+    """Characters after which a name goes on in the next line."""
+    return max(16, width // 3)
 
 
 def _width(column: Column, rows: Sequence[Row]) -> int:

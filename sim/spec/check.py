@@ -18,7 +18,7 @@ Mistakes: TypeAlias = Iterator[tuple[str, str]]
 Rule: TypeAlias = Callable[[Scenario], Mistakes]
 
 MAX_STAGES = 2**16
-MAX_MICROBATCHES = 2**16
+MAX_MICROBATCHES = 2**14
 
 RULES: dict[Rule, frozenset[str]] = {}
 """Every rule, with the parts of the scenario that it reads."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sim.cli.compare import wrapped
+
 VARIANTS = "variants: {zero1: {}, zero0: {layout: {zero: 0}}, wide: {layout: {tp: 4, dp: 1}}}\n"
 UNPLAYABLE = "variants: {good: {}, bad: {network: {algorithms: {all_gather: hierarchical}}}}\n"
 SWEEP = "sweep: {product: {layout.tp: [2, 3], training.micro_batch: [1, 2]}}\n"
@@ -58,6 +60,24 @@ def test_compare_tells_files_of_one_name_apart(
     other = write(small_text.replace("zero: 1", "zero: 0"), "other/small.yaml")
     found = json.loads(invoke("compare", small, other, "--json", "-").stdout)
     assert [result["name"] for result in found] == ["small", "small (2)"]
+
+
+def test_compare_reports_the_mistakes_of_every_file(small: str, write: Callable, small_text: str, invoke: Callable):
+    one = write(small_text.replace("zero: 1", "zero: 4"), "one.yaml")
+    two = write(small_text.replace("tp: 2", "tp: 0"), "two.yaml")
+    lines = invoke("compare", one, small, two, "nowhere.yaml", code=2).stderr.splitlines()
+    assert [line.split(":")[0].rpartition("/")[2] for line in lines[:2]] == ["one.yaml", "two.yaml"]
+    assert "nowhere.yaml" in lines[2]
+    assert len(lines) == 3
+
+
+def test_wrapped_text_keeps_numbers_beside_their_units():
+    text = "It spends 12.5 s, 30.1 ms, 4.0 % and 3.2 GiB: 7 stages and 8 more"
+    for width in range(12, 60):
+        lines = wrapped(text, width).splitlines()
+        assert " ".join(lines) == text
+        assert max(map(len, lines)) <= width
+        assert not any(line.split()[0].rstrip(",:") in ("s", "ms", "%", "GiB") for line in lines)
 
 
 def test_a_report_and_no_report_exclude_each_other(several: str, invoke: Callable):

@@ -75,6 +75,10 @@ REFUSED = [
         "training.global_batch: global_batch = 9 is no multiple of dp * micro_batch = 2 * 2 = 4",
     ),
     (
+        {"training.global_batch": 40_000},
+        "training.global_batch: global_batch / (dp * micro_batch) = 40000 / 2 = 20000 micro-batches, allowed up to 16384",
+    ),
+    (
         {"model.num_layers": 5},
         "layout: 5 layers over pp * vpp = 2 * 1 = 2 stages do not divide evenly; give layout.stage_layers",
     ),

@@ -68,6 +68,8 @@ def test_a_mistake_that_all_variants_share_is_told_once_and_others_name_theirs(w
         ),
         ("variants: {}\n", "x.yaml:2:1: variants: wrong type (got an empty mapping, allowed a mapping"),
         ("variants: {a: 3}\n", "x.yaml:2:12: variants.a: wrong type (got 3, allowed a mapping of overrides)"),
+        ('variants: {"": {}}\n', "x.yaml:2:12: variants: wrong name (got '', allowed text on one line)"),
+        ('variants: {"a\\nb": {}}\n', "x.yaml:2:12: variants: wrong name (got 'a\\nb', allowed text on one line)"),
         ("variants: {a: {variants: {}}}\n", "x.yaml:2:16: variants: cannot stand inside a variant or a sweep"),
         ("variants: {a: {}}\nsweep: {}\n", "x.yaml:3:1: sweep: several scenarios"),
     ],
