@@ -28,7 +28,7 @@ SAME_INSTANT = 1e-12
 
 def lone_rates(flows: Flows) -> Floats:
     """Progress/s of each flow when nothing else runs."""
-    rate = np.full(len(flows), np.inf)
+    rate = flows.limit_per_s.copy()
     np.minimum.at(rate, flows.row_flow, flows.link_bytes_per_s[flows.row_link] / flows.row_load)
     return rate
 
@@ -179,7 +179,7 @@ class SharedNetwork:
         index = np.repeat(np.arange(len(joined)), [len(self.rows_of[flow][0]) for flow in joined])
         names, link = np.unique(links, return_inverse=True)
         capacity = self.flows.link_bytes_per_s[names]
-        rates = fair_rates(len(joined), index, link, loads, capacity)
+        rates = fair_rates(index, link, loads, capacity, self.flows.limit_per_s[joined])
         used = np.bincount(link, weights=loads * rates[index], minlength=len(names))
         assert (used <= capacity * (1 + 1e-9)).all(), "a link carries more than its capacity"
         result: list[float] = rates.tolist()

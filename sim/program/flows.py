@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.cost.collectives import Pattern
-from sim.cost.network_time import LAUNCH_S, choose, pattern_of
+from sim.cost.network_time import LAUNCH_S, choose, pattern_of, share_in_node
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Collective, Payload, Send
 from sim.spec.layout import Layout, groups, num_ranks
 from sim.spec.network import Network
@@ -39,7 +39,8 @@ class Flows:
     the link that limits both share it evenly.
 
     type: index into `types`.  latency_s: paid before the flow moves.  work_per_byte: progress that a byte of the
-    message needs.  Rows (row_flow, row_link, row_load): bytes on the link per unit of progress.
+    message needs, 0 for control messages.  limit_per_s: progress/s that it never exceeds (see `share_in_node`), inf
+    between nodes.  Rows (row_flow, row_link, row_load): bytes on the link per unit of progress.
     Members (member_flow, member_rank, member_role): ranks that take part; role 0 for a group's members and for the
     sender of a pipeline hop, 1 for its receiver.
     link_bytes_per_s: capacity of each link.  link_count: how many links it stands for.
@@ -49,6 +50,7 @@ class Flows:
     type: Ints
     latency_s: Floats
     work_per_byte: Floats
+    limit_per_s: Floats
     row_flow: Ints
     row_link: Ints
     row_load: Floats
@@ -127,6 +129,7 @@ def flows(types: Iterable[FlowType], layout: Layout, fabric: Fabric) -> Flows:
     columns: dict[str, list[Ints]] = {name: [] for name in ("type", "row_flow", "row_link", "flow", "rank", "role")}
     loads: list[Floats] = []
     latencies: list[Floats] = []
+    limits: list[Floats] = []
     base = 0
     for number, kind in enumerate(ordered):
         pattern, members, roles = _pattern(kind, layout, fabric)
@@ -139,15 +142,17 @@ def flows(types: Iterable[FlowType], layout: Layout, fabric: Fabric) -> Flows:
         columns["role"].append(np.tile(roles, size))
         loads.append(pattern.bytes_per_byte)
         latencies.append(pattern.latency_s)
+        limits.append(_limit(kind, members, fabric))
         base += size
     joined = {name: _join(parts) for name, parts in columns.items()}
     row_load = np.concatenate(loads) if loads else np.zeros(0)
-    work = _work_per_byte(base, joined["row_flow"], row_load, fabric.links.bytes_per_s[joined["row_link"]])
+    work, lone_per_s = _alone(base, joined["row_flow"], row_load, fabric.links.bytes_per_s[joined["row_link"]])
     return Flows(
         types=ordered,
         type=joined["type"],
         latency_s=np.concatenate(latencies) if latencies else np.zeros(0),
         work_per_byte=work,
+        limit_per_s=np.concatenate(limits) * lone_per_s if limits else np.zeros(0),
         row_flow=joined["row_flow"],
         row_link=joined["row_link"],
         row_load=row_load / work[joined["row_flow"]],
@@ -165,12 +170,22 @@ def _join(parts: list[Ints]) -> Ints:
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
 
 
-def _work_per_byte(num_flows: int, row_flow: Ints, row_load: Floats, row_bytes_per_s: Floats) -> Floats:
-    """Load on the link that limits each flow alone; where several do, the greatest of their loads."""
+def _limit(kind: FlowType, members: Ints, fabric: Fabric) -> Floats:
+    """Share of its lone rate that each flow reaches at most: (flows,), inf where nothing but links limits it."""
+    node = fabric.node_of(members)
+    is_inside = (node == node[:, :1]).all(axis=1) & (kind.op != "send")
+    return np.where(is_inside, share_in_node(kind.op, members.shape[1]), np.inf)
+
+
+def _alone(num_flows: int, row_flow: Ints, row_load: Floats, row_bytes_per_s: Floats) -> tuple[Floats, Floats]:
+    """Load on the link that limits each flow alone (where several do, the greatest of their loads), and the progress/s
+    of the flow then; 0 and inf for control messages."""
     time = row_load / row_bytes_per_s
     slowest = np.zeros(num_flows)
     np.maximum.at(slowest, row_flow, time)
     limits = time >= slowest[row_flow] * (1 - 1e-9)
     work = np.zeros(num_flows)
     np.maximum.at(work, row_flow[limits], row_load[limits])
-    return work
+    rate = np.full(num_flows, np.inf)
+    np.divide(work, slowest, out=rate, where=slowest > 0)
+    return work, rate

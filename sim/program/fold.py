@@ -62,8 +62,9 @@ def _mix(*parts: NDArray[np.uint64] | Ints) -> Colours:
 
 def _number(values: Floats) -> Ints:
     """A number as an integer key that ignores rounding in the twelfth digit."""
-    logs = np.log(np.where(values > 0, values, 1.0))
-    return np.where(values > 0, np.round(logs * 1e11), np.iinfo(np.int64).min // 2).astype(np.int64)
+    is_plain = (values > 0) & (values < np.inf)
+    logs = np.round(np.log(np.where(is_plain, values, 1.0)) * 1e11)
+    return np.where(is_plain, logs, np.where(values > 0, 2.0**62, -(2.0**62))).astype(np.int64)
 
 
 def _bag(size: int, index: Ints, colours: Colours) -> Colours:
@@ -76,7 +77,7 @@ def _bag(size: int, index: Ints, colours: Colours) -> Colours:
 def _refine(rank_program: Ints, flows: Flows) -> tuple[Ints, Ints, Ints]:
     load = _number(flows.row_load)
     rank = _mix(rank_program)
-    flow = _mix(flows.type, _number(flows.latency_s), _number(flows.work_per_byte))
+    flow = _mix(flows.type, _number(flows.latency_s), _number(flows.work_per_byte), _number(flows.limit_per_s))
     link = _mix(_number(flows.link_bytes_per_s), flows.link_tier)
     known = 0
     while True:
@@ -123,6 +124,7 @@ def _quotient(flows: Flows, rank_class: Ints, flow_class: Ints, link_class: Ints
         type=flows.type[flow_first],
         latency_s=flows.latency_s[flow_first],
         work_per_byte=flows.work_per_byte[flow_first],
+        limit_per_s=flows.limit_per_s[flow_first],
         row_flow=row_flow,
         row_link=row_link,
         row_load=row_load,

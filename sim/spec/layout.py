@@ -177,5 +177,5 @@ def _even(num_layers: int, stages: int, what: str) -> list[int]:
     if stages == 0 and num_layers == 0:
         return []
     if stages == 0 or num_layers % stages:
-        raise ValueError(f"{what} = {stages} stages do not divide evenly; give layout.stage_layers")
+        raise ValueError(f"{what} = {stages} stages do not divide evenly; list the layers of each")
     return [num_layers // stages] * stages

@@ -39,6 +39,7 @@ def _hops(p: int, v: int) -> Flows:
         type=np.array([kind for _, _, kind in pairs], dtype=np.int64),
         latency_s=np.zeros(count),
         work_per_byte=np.ones(count),
+        limit_per_s=np.full(count, np.inf),
         row_flow=np.arange(count),
         row_link=np.arange(count),
         row_load=np.ones(count),

@@ -32,6 +32,7 @@ def flows(rows: list[tuple[int, int, float]], capacity: list[float]) -> Flows:
         type=np.zeros(count, dtype=np.int64),
         latency_s=np.zeros(count),
         work_per_byte=np.ones(count),
+        limit_per_s=np.full(count, np.inf),
         row_flow=np.array(flow, dtype=np.int64),
         row_link=np.array(link, dtype=np.int64),
         row_load=np.array(load),
@@ -146,7 +147,8 @@ def test_a_deadlock_says_who_waits_for_whom(playing: Callable[..., Timeline]) ->
 
 
 def test_a_lone_call_takes_its_launch_its_steps_and_its_bytes(small: Make) -> None:
-    """Ring all_reduce of 8 GPUs in a node: 14 us, 14 steps of 1.9 us, and 2 x 7/8 of 2 MiB at 82 % of 450 GB/s."""
+    """Ring all_reduce of 8 GPUs in a node: 14 us, 14 steps of 1.9 us, and 2 x 7/8 of 2 MiB at 16/17 of 82 % of
+    450 GB/s."""
     scenario = small({"layout.tp": 8, "network.algorithms.all_reduce": "ring"})
     timeline = play(lower(scenario, scenario.topology.build(), "folded"), scenario.gpu)
     program = timeline.program
@@ -156,5 +158,5 @@ def test_a_lone_call_takes_its_launch_its_steps_and_its_bytes(small: Make) -> No
         if isinstance(payload, Collective) and payload.kind == "tp" and payload.nbytes == 2 * 1024 * 1024
     )
     slots = np.flatnonzero(program.payload == activation)
-    expected_s = 14e-6 + 14 * 1.9e-6 + 2 * 7 / 8 * 2**21 / (0.82 * 450e9)
+    expected_s = 14e-6 + 14 * 1.9e-6 + 2 * 7 / 8 * 2**21 / (16 / 17 * 0.82 * 450e9)
     assert timeline.end_s[slots] - timeline.start_s[slots] == pytest.approx(np.full(len(slots), expected_s), rel=1e-9)

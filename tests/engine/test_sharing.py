@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from sim.engine.sharing import fair_rates
 
-Case = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Case = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @st.composite
@@ -16,17 +16,19 @@ def cases(draw: st.DrawFn) -> Case:
         for link in draw(st.sets(st.integers(0, num_links - 1), min_size=1)):
             rows[flow, link] = draw(st.floats(0.01, 10))
     capacity = draw(st.lists(st.floats(0.1, 100), min_size=num_links, max_size=num_links))
+    limit = draw(st.lists(st.just(np.inf) | st.floats(0.01, 10), min_size=num_flows, max_size=num_flows))
     flow, link = np.array(list(rows), dtype=np.int64).T
-    return num_flows, flow, link, np.array(list(rows.values())), np.array(capacity)
+    return flow, link, np.array(list(rows.values())), np.array(capacity), np.array(limit)
 
 
 @given(cases())
-def test_every_flow_has_a_full_link_on_which_nobody_is_faster(case: Case) -> None:
-    num_flows, flow, link, load, capacity = case
+def test_every_flow_is_at_its_limit_or_has_a_full_link_on_which_nobody_is_faster(case: Case) -> None:
+    flow, link, load, capacity, limit = case
     rate = fair_rates(*case)
     used = np.bincount(link, weights=load * rate[flow], minlength=len(capacity))
     assert (used <= capacity * (1 + 1e-9)).all()
-    for number in range(num_flows):
+    assert (rate <= limit * (1 + 1e-9)).all()
+    for number in np.flatnonzero(rate < limit * (1 - 1e-9)):
         mine = link[flow == number]
         full = [one for one in mine if used[one] >= capacity[one] * (1 - 1e-6)]
         assert any(rate[number] >= rate[flow[link == one]].max() * (1 - 1e-6) for one in full)
@@ -35,15 +37,20 @@ def test_every_flow_has_a_full_link_on_which_nobody_is_faster(case: Case) -> Non
 @given(cases(), st.integers(2, 5))
 def test_a_class_of_like_flows_gets_what_each_member_gets(case: Case, copies: int) -> None:
     """A quotient link carries the load of all members: the rate of a class is the rate of each of its members."""
-    num_flows, flow, link, load, capacity = case
-    together = fair_rates(num_flows, flow, link, load * copies, capacity)
-    numbers = np.concatenate([flow + copy * num_flows for copy in range(copies)])
-    apart = fair_rates(num_flows * copies, numbers, np.tile(link, copies), np.tile(load, copies), capacity)
+    flow, link, load, capacity, limit = case
+    together = fair_rates(flow, link, load * copies, capacity, limit)
+    numbers = np.concatenate([flow + copy * len(limit) for copy in range(copies)])
+    apart = fair_rates(numbers, np.tile(link, copies), np.tile(load, copies), capacity, np.tile(limit, copies))
     assert np.allclose(apart, np.tile(together, copies), rtol=1e-9)
 
 
 def test_two_flows_share_a_link_and_the_third_takes_what_is_left() -> None:
     # Links of 10 and 4: flows 0 and 1 on link 0, flows 1 and 2 on link 1. Flow 1 and 2 stop at 2; flow 0 gets 8.
     flow, link = np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1])
-    rate = fair_rates(3, flow, link, np.ones(4), np.array([10.0, 4.0]))
+    rate = fair_rates(flow, link, np.ones(4), np.array([10.0, 4.0]), np.full(3, np.inf))
     assert rate.tolist() == [8.0, 2.0, 2.0]
+
+
+def test_what_a_limited_flow_leaves_goes_to_the_others() -> None:
+    flow, link = np.array([0, 1]), np.array([0, 0])
+    assert fair_rates(flow, link, np.ones(2), np.array([10.0]), np.array([3.0, np.inf])).tolist() == [3.0, 7.0]

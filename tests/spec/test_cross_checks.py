@@ -76,11 +76,14 @@ REFUSED = [
     ),
     (
         {"training.global_batch": 40_000},
-        "training.global_batch: global_batch / (dp * micro_batch) = 40000 / 2 = 20000 micro-batches, allowed up to 16384",
+        (
+            "training.global_batch: global_batch / (dp * micro_batch) = 40000 / 2 = 20000 micro-batches, "
+            "allowed up to 16384"
+        ),
     ),
     (
         {"model.num_layers": 5},
-        "layout: 5 layers over pp * vpp = 2 * 1 = 2 stages do not divide evenly; give layout.stage_layers",
+        "layout: 5 layers over pp * vpp = 2 * 1 = 2 stages do not divide evenly; list the layers of each",
     ),
     (
         {"layout.stage_layers": [1, 2]},

@@ -64,7 +64,7 @@ def test_layers_of_each_stage_can_be_listed():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pp": 4}, r"10 layers over pp \* vpp = 4 \* 1 = 4 stages do not divide evenly; give layout.stage_layers"),
+        ({"pp": 4}, r"10 layers over pp \* vpp = 4 \* 1 = 4 stages do not divide evenly; list the layers of each"),
         (
             {"pp": 2, "stage_layers": (5, 4)},
             r"2 entries with 9 layers in all, but pp \* vpp = 2 \* 1 = 2 stages and 10",
