@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from sim.errors import Problem, SimError
 from sim.registry import unknown
+from sim.spec.quantity import UNITS_REQUIRED
 from sim.spec.source import Node, locate, plain
 
 T = TypeVar("T", bound=BaseModel)
@@ -38,7 +39,7 @@ _MAX_SHOWN = 60
 def validated(spec: type[T], node: Node, path: str) -> T:
     """`node` as a `spec`. Raises SimError with every mistake in it; paths begin with `path`."""
     try:
-        return spec.model_validate(plain(node))
+        return spec.model_validate(plain(node), context={UNITS_REQUIRED: True})
     except ValidationError as error:
         raise SimError([_problem(spec, node, path, details) for details in error.errors(include_url=False)]) from error
 
