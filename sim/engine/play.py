@@ -40,7 +40,7 @@ class _Plan:
 
     slot: Ints
     duration_s: list[float]
-    after: list[list[int]]
+    after: list[tuple[int, ...]]
     pending: list[int]
     moves: list[bool]
     work: list[float]
@@ -110,7 +110,7 @@ def _plan(program: Program, costs: _Costs, runs: Runs) -> _Plan:
     between = source != target
     source, target = source[between], target[between]
     order = np.argsort(source, kind="stable")
-    targets = target[order].tolist()
+    targets = tuple(target[order].tolist())  # whose slices the garbage collector need not watch
     cuts = np.searchsorted(source[order], np.arange(len(slot) + 1)).tolist()
     shared = costs.is_shared[slot]
     return _Plan(
