@@ -36,14 +36,15 @@ def own_version() -> str:
         return "0+source"
 
 
-def load(name: str | Path, overrides: Overrides = ()) -> Scenario:
+def load(name: str | Path, overrides: Overrides = (), *, variant: str | None = None) -> Scenario:
     """The scenario of a file, found by path or name, checked up to whether it can be lowered.
 
-    overrides: texts such as `layout.tp=4`, or a mapping from dotted paths to values.
+    overrides: texts such as `layout.tp=4`, or a mapping from dotted paths to values.  variant: which one of a file
+    with `variants:`.
 
     Raises SimError with every mistake at its place, and for a file that describes several scenarios.
     """
-    return files.load(name, overrides, checks=[problems])
+    return files.load(name, overrides, variant=variant, checks=[problems])
 
 
 def load_all(name: str | Path, overrides: Overrides = ()) -> list[Scenario]:

@@ -22,6 +22,11 @@ ScenarioArgument = Annotated[
     typer.Argument(metavar="SCENARIO", help="Name (see `sim list scenarios`) or path of a scenario file."),
 ]
 
+VariantOption = Annotated[
+    str | None,
+    typer.Option("--variant", metavar="NAME", help="Which one of a file with `variants:`."),
+]
+
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a value, such as layout.tp=4. Can be given again."),

@@ -7,18 +7,28 @@ from typing import Annotated
 
 import typer
 
-from sim.cli.options import Fidelity, FidelityOption, JsonOption, ScenarioArgument, SetOption, TraceOption
+from sim.cli.options import (
+    Fidelity,
+    FidelityOption,
+    JsonOption,
+    ScenarioArgument,
+    SetOption,
+    TraceOption,
+    VariantOption,
+)
 from sim.cli.output import STDOUT, console, refuse_file, refuse_folder, write_json, writing
 
 EXAMPLES = (
     "sim run llama2-70b_128xh100_tp8-pp2-dp8",
     "sim run llama2-70b_128xh100_tp8-pp2-dp8 --set layout.tp=4 --set layout.pp=4 --report reports/tp4",
+    "sim run llama2-70b_128xh100_layouts --variant tp2-pp8-dp8 --trace reports/trace",
     "sim run llama2-70b_128xh100_tp8-pp2-dp8 --json -",
 )
 
 
 def command(
     scenario: ScenarioArgument,
+    variant: VariantOption = None,
     settings: SetOption = None,
     json: JsonOption = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write the HTML report here.")] = None,
@@ -32,7 +42,7 @@ def command(
     refuse_file(json)
     refuse_folder(report)
     refuse_folder(trace)
-    simulation = run(load(scenario, settings or ()), fidelity.value)
+    simulation = run(load(scenario, settings or (), variant=variant), fidelity.value)
     if json is not None:
         write_json(simulation.result.to_dict(), json)
     is_quiet = json == STDOUT

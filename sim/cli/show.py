@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from sim.cli.options import ScenarioArgument, SetOption
+from sim.cli.options import ScenarioArgument, SetOption, VariantOption
 
 EXAMPLES = (
     "sim show llama2-70b_128xh100_tp8-pp2-dp8",
     "sim show llama2-70b_128xh100_tp8-pp2-dp8 --set layout.zero=3",
+    "sim show llama2-70b_128xh100_layouts --variant tp2-pp8-dp8",
 )
 
 
-def command(scenario: ScenarioArgument, settings: SetOption = None) -> None:
+def command(scenario: ScenarioArgument, variant: VariantOption = None, settings: SetOption = None) -> None:
     """Show what was understood, without simulating.
 
     The resolved scenario, parameters, FLOPs by term, what each kind of parallelism sends on which links, and which
@@ -21,5 +22,5 @@ def command(scenario: ScenarioArgument, settings: SetOption = None) -> None:
     from sim.cli.sections import sections  # noqa: PLC0415 - see sim.cli.run
     from sim.simulation import load  # noqa: PLC0415 - see sim.cli.run
 
-    for title, body in sections(load(scenario, settings or ())):
+    for title, body in sections(load(scenario, settings or (), variant=variant)):
         typer.echo(f"{title}\n" + "\n".join(f"  {line}" for line in body.splitlines()) + "\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import Problem, SimError
+from sim.registry import unknown
 from sim.spec.assemble import Check, Files, Overrides, build, keys, overlaid, overridden, scenario_tree, without
 from sim.spec.find import find
 from sim.spec.mistakes import shown
@@ -28,8 +29,10 @@ class Point:
     error: SimError | None = None
 
 
-def load(name: str | Path, overrides: Overrides = (), *, checks: Sequence[Check] = ()) -> Scenario:
-    """The scenario of a file, found by path or name.
+def load(
+    name: str | Path, overrides: Overrides = (), *, variant: str | None = None, checks: Sequence[Check] = ()
+) -> Scenario:
+    """The scenario of a file, found by path or name; of one with `variants:`, the one called `variant`.
 
     `overrides` are `layout.tp=4` texts or a mapping from dotted paths to values (a text is read as in a file). `checks`
     yield (path, message) for what upper layers know to be wrong; their mistakes are reported at their places too.
@@ -37,9 +40,32 @@ def load(name: str | Path, overrides: Overrides = (), *, checks: Sequence[Check]
     Raises SimError with every mistake, and for a file that describes several scenarios.
     """
     source = _open(name, overrides, checks)
-    source.refuse("variants", "several scenarios: compare them with `sim compare`, load them with load_all")
     source.refuse("sweep", "several scenarios: play them with `sim sweep`, load them with load_points")
+    if variant is not None:
+        variants = _variants(source)
+        if not variants:
+            message = f"the file has no variants (got variant {variant!r}, allowed none)"
+            raise SimError(source.root.place.problem("variants", message))
+        if variant not in variants:
+            raise SimError(unknown("variant", variant, list(variants)))
+        return source.build_over(without(source.root, "variants", "measured"), variants[variant], variant)
+    source.refuse("variants", "several scenarios: compare them with `sim compare`, or name one with `--variant`")
     return source.build(source.root, None)
+
+
+def _variants(source: _Source) -> Mapping[str, Node]:
+    """What each variant of the file lays on the rest of it; empty for a plain file."""
+    variants = keys(source.root).get("variants")
+    if variants is None:
+        return {}
+    if not isinstance(variants.value, dict) or not variants.value:
+        message = f"wrong type (got {shown(plain(variants))}, allowed a mapping of names to overrides)"
+        raise SimError(variants.place.problem("variants", message))
+    unnamed = [name for name in variants.value if not name.isprintable() or not name.strip()]
+    if unnamed:
+        message = f"wrong name (got {shown(unnamed[0])}, allowed text on one line)"
+        raise SimError(variants.value[unnamed[0]].place.problem("variants", message))
+    return variants.value
 
 
 def load_all(name: str | Path, overrides: Overrides = (), *, checks: Sequence[Check] = ()) -> list[Scenario]:
@@ -49,18 +75,11 @@ def load_all(name: str | Path, overrides: Overrides = (), *, checks: Sequence[Ch
     """
     source = _open(name, overrides, checks)
     source.refuse("sweep", "several scenarios: play them with `sim sweep`, load them with load_points")
-    variants = keys(source.root).get("variants")
-    if variants is None:
+    variants = _variants(source)
+    if not variants:
         return [source.build(source.root, None)]
-    if not isinstance(variants.value, dict) or not variants.value:
-        message = f"wrong type (got {shown(plain(variants))}, allowed a mapping of names to overrides)"
-        raise SimError(variants.place.problem("variants", message))
-    unnamed = [name for name in variants.value if not name.isprintable() or not name.strip()]
-    if unnamed:
-        message = f"wrong name (got {shown(unnamed[0])}, allowed text on one line)"
-        raise SimError(variants.value[unnamed[0]].place.problem("variants", message))
     base = without(source.root, "variants", "measured")
-    outcomes = {name: source.attempt(base, over, name) for name, over in variants.value.items()}
+    outcomes = {name: source.attempt(base, over, name) for name, over in variants.items()}
     failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, SimError)}
     if failed:
         raise SimError(_told_once(failed, len(outcomes)))
@@ -123,13 +142,17 @@ class _Source:
         """The scenario of a tree, overrides applied."""
         return build(overridden(tree, self.overrides), self.name, variant, self.files, self.checks)
 
-    def attempt(self, base: Node, over: Node, variant: str | None) -> Scenario | SimError:
-        """The scenario of `over` laid on `base`, or what is wrong with it."""
+    def build_over(self, base: Node, over: Node, variant: str | None) -> Scenario:
+        """The scenario of `over` laid on `base`."""
         if not isinstance(over.value, dict):
             message = f"wrong type (got {shown(plain(over))}, allowed a mapping of overrides)"
-            return SimError(over.place.problem(f"variants.{variant}", message))
+            raise SimError(over.place.problem(f"variants.{variant}", message))
+        return self.build(overlaid(base, over), variant)
+
+    def attempt(self, base: Node, over: Node, variant: str | None) -> Scenario | SimError:
+        """The same, or what is wrong with it."""
         try:
-            return self.build(overlaid(base, over), variant)
+            return self.build_over(base, over, variant)
         except SimError as error:
             return error
 

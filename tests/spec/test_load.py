@@ -265,7 +265,7 @@ def test_a_file_of_several_scenarios_is_refused_with_the_command_for_it(here):
     (here / "v.yaml").write_text("extends: base.yaml\nvariants: {a: {seed: 1}}\n")
     (here / "s.yaml").write_text("extends: base.yaml\nsweep: {product: {seed: [1, 2]}}\n")
     assert complaints("v.yaml") == [
-        "v.yaml:2:1: variants: several scenarios: compare them with `sim compare`, load them with load_all"
+        "v.yaml:2:1: variants: several scenarios: compare them with `sim compare`, or name one with `--variant`"
     ]
     assert complaints("s.yaml") == [
         "s.yaml:2:1: sweep: several scenarios: play them with `sim sweep`, load them with load_points"

@@ -37,4 +37,3 @@ def test_a_number_without_a_unit_is_refused_at_its_place(tmp_path: Path, text: s
 def test_an_override_needs_a_unit_too(tmp_path: Path) -> None:
     with pytest.raises(SimError, match=r"--set gpu\.memory: .*got 80 without a unit"):
         load(scenario(tmp_path, ""), ["gpu.memory=80"])
-

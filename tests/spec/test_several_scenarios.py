@@ -1,7 +1,7 @@
 import pytest
 
 from sim.errors import SimError
-from sim.spec.load import load_all, load_points
+from sim.spec.load import load, load_all, load_points
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -176,3 +176,18 @@ def test_a_sweep_with_too_many_points_is_refused_before_it_is_unrolled(write):
     lists = "".join(f"    p{i}: [{', '.join(map(str, range(20)))}]\n" for i in range(40))
     write(f"sweep:\n  product:\n{lists}")
     assert f"too many points (got {20**40}, allowed up to 100000)" in complaints(load_points, "x.yaml")[0]
+
+
+def test_one_variant_of_a_file_is_loaded_by_its_name() -> None:
+    name = "llama2-70b_128xh100_layouts"
+    one = load(name, variant="tp2-pp8-dp8")
+    assert one in load_all(name)
+    assert (one.variant, one.layout.tp, one.layout.pp) == ("tp2-pp8-dp8", 2, 8)
+    assert load(name, ["layout.zero=0"], variant="tp2-pp8-dp8").layout.zero == 0
+
+
+def test_an_unknown_variant_is_answered_with_those_that_exist() -> None:
+    with pytest.raises(SimError, match=r"unknown variant \(got 'tp2-pp8-dp', allowed .*did you mean 'tp2-pp8-dp8'\?"):
+        load("llama2-70b_128xh100_layouts", variant="tp2-pp8-dp")
+    with pytest.raises(SimError, match=r"variants: the file has no variants \(got variant 'a'"):
+        load("llama2-7b_8xa100_zero3", variant="a")
