@@ -9,7 +9,7 @@ from typing import Any
 from sim import units
 from sim.program.memory import verdict
 from sim.report.words import COMMUNICATION, EXPOSED, cause, in_order
-from sim.results.result import Result
+from sim.results.result import SCALARS, Result
 
 Row = Mapping[str, Any]
 
@@ -124,23 +124,8 @@ def _identity(result: Result) -> dict[str, Any]:
 
 def _answers(result: Result) -> dict[str, Any]:
     """What came out."""
-    same_name = (
-        "step_time_s",
-        "tokens_per_s",
-        "tokens_per_s_per_gpu",
-        "model_flop_per_s_per_gpu",
-        "mfu",
-        "mfu_causal",
-        "hfu",
-        "bubble_fraction",
-        "bubble_fraction_steady",
-        "bubble_fraction_closed_form",
-        "overlap_fraction",
-        "peak_bytes",
-        "fits",
-    )
     return {
-        **{name: getattr(result, name) for name in same_name},
+        **{name: getattr(result, name) for name in SCALARS},
         "capacity_bytes": result.scenario.gpu.memory_bytes,
         "free_bytes": min(stage.free_bytes for stage in result.memory),
         "verdict": verdict(result.memory),

@@ -14,6 +14,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SCALARS = (
+    "step_time_s",
+    "tokens_per_s",
+    "tokens_per_s_per_gpu",
+    "model_flop_per_s_per_gpu",
+    "mfu",
+    "mfu_causal",
+    "hfu",
+    "bubble_fraction",
+    "bubble_fraction_steady",
+    "bubble_fraction_closed_form",
+    "overlap_fraction",
+    "peak_bytes",
+    "fits",
+)
+"""Answers of a `Result` that are one value each: what tables of several results have in common."""
+
+
 @dataclass(frozen=True)
 class Result:
     """Answers about one step. Times in s, rates per s, shares in 0..1.

@@ -11,24 +11,14 @@ from typing import Any, TextIO
 from sim.errors import SimError
 from sim.program.lower import Fidelity
 from sim.program.operations import COLLECTIVE_KINDS
-from sim.results.result import Result
+from sim.results.result import SCALARS, Result
 from sim.simulation import simulate
 from sim.spec.load import Point
 
 KINDS = (*COLLECTIVE_KINDS, "pp")
 
 COLUMNS = (
-    "step_time_s",
-    "tokens_per_s",
-    "tokens_per_s_per_gpu",
-    "model_flop_per_s_per_gpu",
-    "mfu",
-    "mfu_causal",
-    "hfu",
-    "bubble_fraction",
-    "overlap_fraction",
-    "peak_bytes",
-    "fits",
+    *SCALARS,
     "num_gpus",
     *(f"exposed_{kind}_s" for kind in KINDS),
 )
