@@ -120,3 +120,14 @@ def test_a_placement_that_straddles_nodes_splits_what_it_touches(small: object) 
     folded, full = simulate(scenario, "folded"), simulate(scenario, "full")
     assert folded.simulated_ranks > 1
     assert_same(full, folded)
+
+
+def test_a_run_ends_where_a_collective_of_several_classes_leaves_it(small: object) -> None:
+    """Data-parallel groups of 12 on nodes of 8: many classes join one reduction, which starts in the middle of the last
+    backward block, after its very first operation on the second stage."""
+    assert callable(small)
+    changes = {"topology.nodes": 3, "layout.pp": 2, "layout.schedule": "gpipe", "training.global_batch": 24}
+    scenario: Scenario = small(changes)
+    full = simulate(scenario, "full")
+    assert 2 < simulate(scenario, "folded").simulated_ranks < 24
+    assert_same(full, simulate(scenario, "fused"))

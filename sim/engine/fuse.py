@@ -101,17 +101,18 @@ class _Edges:
             before[v].append(u)
         return before
 
-    def leaks(self, slots: range, inner: Ints, last: int) -> bool:
-        """Whether anything but the order on streams of the rank reaches into the middle of a run or out of it.
+    def leaks(self, slots: range, members: Ints, last: int) -> bool:
+        """Whether anything but the order on streams of the rank reaches into a run after its first operation, or leaves
+        it before its last.
 
-        inner: operations of the run after its first one; last: the one that ends it.
+        members: operations of the run; last: the one that ends it.
         """
         source, target = self._near(self._into, slots)
-        enters = np.isin(target, inner) & ((source < slots.start) | (source >= slots.stop))
+        enters = np.isin(target, members[1:]) & ((source < slots.start) | (source >= slots.stop))
         begins = source[target == slots.start]
         allowed = self._in_order(source, target) | np.isin(source, begins)
         reached, origin = self._near(self._out_of, slots)
-        leaves = np.isin(origin, inner) & (origin != last) & ((reached < slots.start) | (reached >= slots.stop))
+        leaves = np.isin(origin, members) & (origin != last) & ((reached < slots.start) | (reached >= slots.stop))
         return bool((enters & ~allowed).any() or (leaves & ~self._in_order(origin, reached)).any())
 
     def _near(self, edges: tuple[Ints, Ints], slots: range) -> tuple[Ints, Ints]:
@@ -148,7 +149,7 @@ def _inside(edges: _Edges, slots: range, duration_s: Floats, is_alone: NDArray[n
         [index for index in members.tolist() if not before[index]] == [0]
         and bool(is_alone[slots.start + members].all())
         and _leaves_at_end(before, in_run, last)
-        and not edges.leaks(slots, slots.start + members[1:], slots.start + last)
+        and not edges.leaks(slots, slots.start + members, slots.start + last)
     )
     return _Inside(in_run, start_s, float(end_s[last]) if is_run else None, loose)
 
