@@ -14,32 +14,38 @@ from sim.simulation import simulate
 from sim.spec.scenario import Scenario
 
 ORDERS = ["-".join(axes) for axes in itertools.permutations(("tp", "cp", "ep", "dp", "pp"))]
+FABRICS: dict[str, dict[str, object]] = {
+    "dgx-h100": {},  # a NIC and a rail for each GPU
+    "fat-tree-a100-4nic": {},  # a NIC for two GPUs
+    "fat-tree-h100-2to1": {"nodes_per_leaf": 1},  # every hop between nodes goes over spines that carry half
+}
 EXPERTS = {"num_experts": 4, "top_k": 2, "ffn_hidden": 1024}
 
 
 @st.composite
 def changes(draw: st.DrawFn) -> dict[str, object]:
-    """A layout of 8 to 24 GPUs of a small model, on a fabric with a NIC for each GPU or one for two of them."""
-    topology, gpu = draw(st.sampled_from([("dgx-h100", "h100-sxm"), ("fat-tree-a100-4nic", "a100-80gb-sxm")]))
+    """A layout of 8 to 24 GPUs of a small model, on one of several fabrics."""
+    topology = draw(st.sampled_from(list(FABRICS)))
     nodes = draw(st.sampled_from([1, 2, 3]))
     tp, cp, pp = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 2, 4]))
     gpus = 8 * nodes
     assume(gpus % (tp * cp * pp) == 0)
     dp = gpus // (tp * cp * pp)
     zero = draw(st.integers(0, 3))
-    schedule = draw(st.sampled_from(["gpipe", "1f1b", "interleaved_1f1b"] if pp == 2 else ["gpipe", "1f1b"]))
+    schedule = draw(st.sampled_from(["gpipe", "1f1b", "interleaved_1f1b"] if pp > 1 else ["gpipe", "1f1b"]))
+    vpp = 2 if schedule == "interleaved_1f1b" else 1
     made: dict[str, object] = {
-        "topology": {"use": topology, "nodes": nodes},
-        "gpu": gpu,
+        "topology": {"use": topology, "nodes": nodes, **FABRICS[topology]},
+        "model.num_layers": 8 if pp * vpp == 8 else 4,
         "layout.tp": tp,
         "layout.cp": cp,
         "layout.pp": pp,
         "layout.sequence_parallel": tp > 1 and draw(st.booleans()),
         "layout.zero": zero,
         "layout.schedule": schedule,
-        "layout.vpp": 2 if schedule == "interleaved_1f1b" else 1,
+        "layout.vpp": vpp,
         "layout.order": draw(st.sampled_from(ORDERS)),
-        "training.global_batch": dp * draw(st.sampled_from([2, 4])),
+        "training.global_batch": dp * draw(st.sampled_from([4] if vpp > 1 else [2, 4])),
         "training.recompute": draw(st.sampled_from(["none", "selective", "full"])),
         "training.overlap.grad_reduce": draw(st.booleans()),
         "training.overlap.tensor": draw(st.booleans()),
