@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint fidelity bench clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ lint: $(VENV)/.ready-dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/codespell sim docs scenarios topologies README.md
+
+fidelity: $(VENV)/.ready-dev
+	DRAWS=5000 $(VENV)/bin/pytest --quiet tests/test_fidelity.py
 
 bench: $(VENV)/.ready
 	$(VENV)/bin/sim bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
@@ -12,6 +13,9 @@ from sim.errors import SimError
 from sim.results.result import Result
 from sim.simulation import simulate
 from sim.spec.scenario import Scenario
+
+DRAWS = int(os.environ.get("DRAWS", "60"))
+"""Layouts that are drawn: `make fidelity` draws 5,000."""
 
 ORDERS = ["-".join(axes) for axes in itertools.permutations(("tp", "cp", "ep", "dp", "pp"))]
 FABRICS: dict[str, dict[str, object]] = {
@@ -79,7 +83,7 @@ def assert_same(one: Result, other: Result) -> None:
     assert other.memory == one.memory
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=DRAWS, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes())
 def test_folded_and_fused_give_what_full_gives(small: object, changes: dict[str, object]) -> None:
     assert callable(small)
