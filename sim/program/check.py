@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.cost.collectives import ALGORITHMS, OPS
+from sim.cost.collectives import ALGORITHMS
 from sim.program.table import SCHEDULES
 from sim.registry import unknown
 from sim.spec.layout import layers_of_stages
@@ -46,8 +46,7 @@ def _experts(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 
 def _algorithms(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    for op in OPS:
-        name = getattr(scenario.network.algorithms, op)
+    for op, name in scenario.network.algorithms:
         able = [key for key, algorithm in ALGORITHMS.items() if op in algorithm.ops]
         if name != "auto" and name not in able:
             yield f"network.algorithms.{op}", unknown(f"{op} algorithm", name, ["auto", *able])

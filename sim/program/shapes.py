@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.spec.gpu import NumberFormat
+from sim.spec.gpu import BYTES_PER_VALUE, NumberFormat
 from sim.spec.scenario import Scenario
 
 BYTES = 2
 """Bytes of an activation or a weight in bf16 or fp16."""
-
-FORMAT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 @dataclass(frozen=True)
@@ -68,5 +66,5 @@ def shapes(scenario: Scenario) -> Shapes:
         etp=layout.etp,
         is_sequence_parallel=layout.sequence_parallel,
         format=training.precision,
-        grad_bytes=FORMAT_BYTES[training.grad_precision],
+        grad_bytes=int(BYTES_PER_VALUE[training.grad_precision]),
     )

@@ -25,12 +25,15 @@ MEGATRON_BUCKET_PARAMETERS = 40_000_000
 MEGATRON_BUCKET_PARAMETERS_BY_RANK = 1_000_000
 """Megatron-Core's bucket: the greater of 40 million parameters and a million for each data-parallel rank."""
 
-OPTIMIZER_BYTES = 46
-"""Adam in fp32, bytes read and written per parameter of the shard: gradient scaled and clipped (8), gradient, master
-and both moments read (16), master and moments written (12), master read and cast (6), gradient buffer zeroed (4)."""
+ADAM_TRAFFIC_BYTES = 30
+"""Adam in fp32, bytes read and written per parameter of the shard, gradient apart: master and both moments read (12)
+and written (12), master read and cast to 16 bits (6)."""
 
-GRAD_NORM_BYTES = 4
-"""The global norm reads every fp32 gradient once."""
+GRAD_PASSES = 4
+"""Times that the optimizer reads or writes a gradient: scaled and clipped (2), used (1), zeroed (1)."""
+
+NORM_BYTES = 4
+"""The sum of squares that ranks exchange for the global norm: one fp32 number."""
 
 DEFAULT_PREFETCH_LAYERS = 1
 """FSDP gathers the next layer while one computes."""
@@ -208,10 +211,11 @@ def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[i
             builder.communicate(Collective("embedding", "all_reduce", "embedding", tied.total * rep.grad_bytes))
         )
     owned = shard.dense / (rep.dense if rep.zero else 1) + shard.expert / (rep.expert if rep.zero else 1)
-    builder.compute("gradient norm", (Stream("gradient norm", GRAD_NORM_BYTES * owned, "optimizer"),))
+    builder.compute("gradient norm", (Stream("gradient norm", rep.grad_bytes * owned, "optimizer"),))
     if num_ranks(layout) > 1:
-        builder.wait(builder.communicate(Collective("grad_norm", "all_reduce", "world", GRAD_NORM_BYTES)))
-    builder.compute("optimizer", (Stream("optimizer", OPTIMIZER_BYTES * owned, "optimizer"),))
+        builder.wait(builder.communicate(Collective("grad_norm", "all_reduce", "world", NORM_BYTES)))
+    update_bytes = ADAM_TRAFFIC_BYTES + GRAD_PASSES * rep.grad_bytes
+    builder.compute("optimizer", (Stream("optimizer", update_bytes * owned, "optimizer"),))
     if rep.zero in (1, 2) and not rep.overlaps_gather:
         for units in stages.values():
             for part, _ in buckets(units, rep):

@@ -34,11 +34,6 @@ class Communication:
     running_s: float
     overlapped_s: float
 
-    @property
-    def fraction(self) -> float | None:
-        """Overlap; None where nothing runs."""
-        return self.overlapped_s / self.running_s if self.running_s > 0 else None
-
 
 def _union(start_s: Floats, end_s: Floats) -> tuple[Floats, Floats]:
     """Merged intervals."""

@@ -13,7 +13,6 @@ class Algorithms(Spec):
     all_gather: str = "auto"
     reduce_scatter: str = "auto"
     all_to_all: str = "auto"
-    broadcast: str = "auto"
 
 
 class Network(Spec):

@@ -101,3 +101,12 @@ def test_tied_embeddings_are_summed_between_the_first_and_the_last_stage(small: 
     assert "embedding" in kinds
     kinds = [getattr(payload, "kind", "") for payload in program(small(changes | {"layout.pp": 1})).payloads]
     assert "embedding" not in kinds
+
+
+@pytest.mark.parametrize(("precision", "nbytes"), [("fp32", 46), ("bf16", 38)])
+def test_the_optimizer_passes_over_gradients_in_their_own_format(small: Make, precision: str, nbytes: int) -> None:
+    """30 bytes of Adam's state and four passes over the gradient, for every parameter without sharding."""
+    payloads = program(small({"training.grad_precision": precision, "layout.zero": 0})).payloads
+    kernels = [kernel for payload in payloads for kernel in getattr(payload, "kernels", ())]
+    update = next(kernel for kernel in kernels if kernel.name == "optimizer")
+    assert update.nbytes == pytest.approx(nbytes * PARAMETERS)
