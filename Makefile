@@ -29,8 +29,9 @@ lint: $(VENV)/.ready-dev
 fidelity: $(VENV)/.ready-dev
 	DRAWS=5000 $(VENV)/bin/pytest --quiet tests/test_fidelity.py
 
-bench: $(VENV)/.ready
-	$(VENV)/bin/sim bench
+bench: $(VENV)/.ready-dev
+	$(VENV)/bin/pytest --quiet --benchmark-enable -p no:randomly tests/benchmarks
+	$(VENV)/bin/sim bench engine --report reports/engine
 
 clean:
 	rm -rf $(VENV)

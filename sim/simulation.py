@@ -13,6 +13,7 @@ from sim.program.lower import Fidelity, lower
 from sim.results.result import Result
 from sim.results.summarise import summarise
 from sim.spec import load as files
+from sim.spec.conditions import built_fabric
 from sim.spec.load import Overrides, Point
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric
@@ -59,9 +60,9 @@ def load_points(name: str | Path, overrides: Overrides = ()) -> list[Point]:
 
 def run(scenario: Scenario, fidelity: Fidelity = "fused") -> Simulation:
     """Play one step and keep its timeline, for reports and traces."""
-    fabric = scenario.topology.build()
+    fabric = built_fabric(scenario)
     program = lower(scenario, fabric, fidelity)
-    timeline = play(program, scenario.gpu)
+    timeline = play(program, scenario.gpu, slows_compute=scenario.training.overlap.compute_slowdown)
     return Simulation(scenario, fabric, timeline, summarise(timeline, scenario, own_version()))
 
 

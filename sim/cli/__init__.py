@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from sim.cli import bench, compare, listing, run, schema, show, sweep
-from sim.cli.group import Group
+from sim.cli.group import Group, epilog
 
 app = typer.Typer(
     cls=Group,
@@ -25,8 +25,9 @@ for name, module in (
     ("show", show),
     ("list", listing),
     ("schema", schema),
-    ("bench", bench),
 ):
-    app.command(name, epilog="\b\nExamples:\n" + "\n".join(f"  {example}" for example in module.EXAMPLES))(
-        module.command
-    )
+    app.command(name, epilog=epilog(module.EXAMPLES))(module.command)
+
+benches = typer.Typer(help="How good the simulator itself is.", no_args_is_help=True)
+benches.command("engine", epilog=epilog(bench.EXAMPLES))(bench.command)
+app.add_typer(benches, name="bench")

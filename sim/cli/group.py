@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -16,6 +17,11 @@ from sim.errors import SimError
 EXIT_MISTAKE = 2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What a stdout that goes to a file says when no more can be written."""
+
+
+def epilog(examples: Sequence[str]) -> str:
+    """The examples below a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
 
 
 class Group(typer.core.TyperGroup):

@@ -13,11 +13,14 @@ from sim.program.lower import lower, num_microbatches
 from sim.program.shapes import shapes
 from sim.program.stage import units_of_stage
 from sim.results.traffic import TrafficRow, traffic
+from sim.spec.conditions import built_fabric
 from sim.spec.flops import forward_flop_by_term, model_flop
 from sim.spec.layout import edp, layers_of_stages, num_ranks, num_stages
 from sim.spec.load import dump
 from sim.spec.parameters import parameters
+from sim.spec.quotient import classes
 from sim.spec.scenario import Scenario
+from sim.spec.topology import Fabric
 from sim.study.unused import unused, unused_tiers
 
 TRAFFIC_HEAD = (
@@ -28,13 +31,14 @@ TRAFFIC_HEAD = (
 
 def sections(scenario: Scenario) -> list[tuple[str, str]]:
     """(title, text) of what was understood."""
-    fabric = scenario.topology.build()
+    fabric = built_fabric(scenario)
     rows = traffic(lower(scenario, fabric, "folded"), scenario, fabric)
     idle = [[path, reason] for path, reason in unused(scenario, fabric, rows)]
     idle += [[f"topology: {tier} links", "no traffic"] for tier in unused_tiers(fabric, rows)]
     return [
         ("resolved scenario, in SI units (sources left out)", _resolved(scenario)),
         ("ranks", columns(list(_ranks(scenario)))),
+        ("the cluster, folded: nodes that cannot be told apart", columns(list(_cluster(fabric)))),
         ("parameters", columns([["term", "count"], *_parameters(scenario)])),
         ("model FLOPs of a step", columns([["term", "FLOP", "share"], *_flop(scenario)])),
         ("parallelism: what a step sends", columns(list(_traffic(rows))) if rows else "nothing: one rank"),
@@ -69,6 +73,18 @@ def _ranks(scenario: Scenario) -> Iterator[Sequence[str]]:
         "layers by stage",
         " ".join(f"{len(run)} x {layers[run[0]]}" if len(run) > 1 else str(layers[run[0]]) for run in _runs(layers)),
     )
+
+
+def _cluster(fabric: Fabric) -> Iterator[list[str]]:
+    """Classes of nodes, each with a line for every sort of its links."""
+    yield ["like", "nodes", "links of each", "to those like", "over", "each (achieved)"]
+    nodes, links = classes(fabric)
+    for node in nodes:
+        head = [node.name, f"{node.count:,}"]
+        for link in (link for link in links if link.source == node.name):
+            rate = units.text(link.bytes_per_s, "bytes/s")
+            yield [*head, f"{link.count:,}", link.target, link.tier, rate]
+            head = ["", ""]
 
 
 def _parameters(scenario: Scenario) -> Iterator[list[str]]:

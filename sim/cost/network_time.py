@@ -61,6 +61,7 @@ def choose(op: str, nbytes: float, members: Ints, fabric: Fabric, name: str) -> 
     """The algorithm called `name`, or for `auto` the one of `AUTOMATIC` whose slowest group, alone, is done first.
 
     members: (groups, members). Of equal ones, the first by name. As NCCL does, a tree is chosen for its latency only.
+    An empty message is all latency.
 
     Raises SimError where the named algorithm cannot run `op` in these groups.
     """
@@ -80,6 +81,8 @@ def choose(op: str, nbytes: float, members: Ints, fabric: Fabric, name: str) -> 
 
 
 def _slowest_group_s(name: str, op: str, nbytes: float, members: Ints, fabric: Fabric) -> float:
+    if nbytes == 0:
+        return float(latency_of(name, op, members, fabric).max())
     latency_s, slope = _line(name, op, _Groups(members), fabric)
     if name == "tree":
         slope = np.maximum(slope, _line("ring", op, _Groups(members), fabric)[1] / TREE_TO_RING_FRAC)
@@ -89,6 +92,11 @@ def _slowest_group_s(name: str, op: str, nbytes: float, members: Ints, fabric: F
 def pattern_of(name: str, op: str, members: Ints, fabric: Fabric) -> Pattern:
     """Pattern of an algorithm. Kept, because the choice of the algorithm and all messages of a step share it."""
     return _pattern(name, op, _Groups(members), fabric)
+
+
+def latency_of(name: str, op: str, members: Ints, fabric: Fabric) -> Floats:
+    """Latency of an algorithm in each group, (groups,), s. Far less work than its pattern."""
+    return _latency(name, op, _Groups(members), fabric)
 
 
 class _Groups:
@@ -108,6 +116,11 @@ class _Groups:
 @lru_cache(maxsize=32)
 def _pattern(name: str, op: str, groups: _Groups, fabric: Fabric) -> Pattern:
     return ALGORITHMS[name].pattern(op, groups.members, fabric)
+
+
+@lru_cache(maxsize=32)
+def _latency(name: str, op: str, groups: _Groups, fabric: Fabric) -> Floats:
+    return ALGORITHMS[name].latency_s(op, groups.members, fabric)
 
 
 @lru_cache(maxsize=64)

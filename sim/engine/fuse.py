@@ -1,10 +1,11 @@
 """Runs of operations between which nothing can be observed, played as one event.
 
 A block (one forward or backward of a micro-batch) is a run where it starts with one operation, ends with one, and what
-lies between takes fixed times on streams that are idle whenever such a block begins: then the times inside, counted
-from its start, are the same for every micro-batch. Blocks with contended flows, with other simulated ranks in a
-collective, or with communication that outlives them (gradient buckets, parameter gathers) are played operation by
-operation. Either way every operation has its start and end.
+lies between takes fixed times (compute at a given rate) on streams that are idle whenever such a block begins: then
+what happens inside is the same for every micro-batch, up to the communication from outside that runs beside it and
+slows its compute (see `sim.engine.runs`). Blocks with contended flows, with other simulated ranks in a collective, or
+with communication that outlives them (gradient buckets, parameter gathers) are played operation by operation. Either
+way every operation has its start and end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.engine.runs import Phase, PhaseKey, Run, phases
 from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD
 from sim.program.program import Program
 from sim.program.ranks import STREAM_INDEX
@@ -26,11 +28,24 @@ BACKGROUND = [STREAM_INDEX[name] for name in (PP_FORWARD, PP_BACKWARD, "dp_reduc
 @dataclass(frozen=True)
 class Runs:
     """leader: (slots,) first operation of the run that a slot belongs to, itself where it is played alone.
-    offset_s: (slots,) start of the slot after its leader's.  duration_s: (slots,) time of the run that a slot leads."""
+    duration_s: (slots,) time of the run that a slot leads.  of: the runs by the slot that leads them."""
 
     leader: Ints
-    offset_s: Floats
     duration_s: Floats
+    of: dict[int, Run]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What each slot does when nothing else runs.
+
+    duration_s: (slots,) its time.  is_fixed: (slots,) whether that is known before.  slows: (payloads,) factor on the
+    time of compute while the payload moves.
+    """
+
+    duration_s: Floats
+    is_fixed: NDArray[np.bool_]
+    slows: Floats
 
 
 @dataclass(frozen=True)
@@ -38,48 +53,44 @@ class _Inside:
     """A block's operations, counted from its first slot.
 
     in_run: operations that end with the block's last compute at the latest (or with the communication that follows it
-    and that the next block waits for).  start_s: their start after the block's.  total_s: time of the run; None where
-    the block is no run.  loose: streams of operations that may outlive it.
+    and that the next block waits for).  run: None where they are none.  loose: streams of operations that may outlive
+    the block.
     """
 
     in_run: NDArray[np.bool_]
-    start_s: Floats
-    total_s: float | None
+    run: Run | None
     loose: frozenset[int]
 
 
 def unfused(program: Program, duration_s: Floats) -> Runs:
     """Every operation by itself."""
-    return Runs(program.node, np.zeros(len(program.node)), duration_s)
+    return Runs(program.node, duration_s, {})
 
 
-def fuse(program: Program, duration_s: Floats, is_fixed: NDArray[np.bool_]) -> Runs:
-    """Find the runs.
-
-    duration_s: (slots,) time of each operation that takes a fixed time.  is_fixed: (slots,) which those are.
-    """
+def fuse(program: Program, alone: Alone) -> Runs:
+    """Find the runs."""
     leader = program.node.copy()
-    offset_s = np.zeros(len(leader))
-    total_s = duration_s.copy()
-    is_alone = is_fixed & (np.bincount(program.node, minlength=len(leader)) == 1)
-    edges = _Edges(program)
+    duration_s = alone.duration_s.copy()
+    is_alone = alone.is_fixed & (np.bincount(program.node, minlength=len(leader)) == 1)
+    finder = _Finder(_Edges(program), alone, is_alone, {}, {})
+    runs: dict[int, Run] = {}
     for rank in program.ranks:
         bases = rank.first + np.searchsorted(program.block[rank.first : rank.end], np.arange(len(rank.shapes)))
         ends = np.append(bases[1:], rank.end)
         # A block's first repetition may have nothing before it, so the last one is looked at.
         chosen = [np.flatnonzero(rank.shapes == shape)[-1] for shape in range(int(rank.shapes.max()) + 1)]
-        blocks = [_inside(edges, range(int(bases[b]), int(ends[b])), duration_s, is_alone) for b in chosen]
+        blocks = [finder.inside(range(int(bases[b]), int(ends[b]))) for b in chosen]
         # On a loose stream, something of an earlier block may still run when a block begins.
         loose = frozenset[int]().union(*(block.loose for block in blocks))
         for shape, block in enumerate(blocks):
             inside = np.flatnonzero(block.in_run)
-            if block.total_s is None or loose & set(program.stream[bases[chosen[shape]] + inside].tolist()):
+            if block.run is None or loose & set(program.stream[bases[chosen[shape]] + inside].tolist()):
                 continue
             slots = bases[rank.shapes == shape][:, None] + inside[None, :]
             leader[slots] = slots[:, :1]
-            offset_s[slots] = block.start_s[inside]
-            total_s[slots[:, 0]] = block.total_s
-    return Runs(leader, offset_s, total_s)
+            duration_s[slots[:, 0]] = block.run.ends(1.0)[-1]
+            runs |= dict.fromkeys(slots[:, 0].tolist(), block.run)
+    return Runs(leader, duration_s, runs)
 
 
 class _Edges:
@@ -87,7 +98,7 @@ class _Edges:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        order = np.argsort(program.target, kind="stable")
+        order = program.by_target
         self._into = (program.source[order], program.target[order])
         order = np.argsort(program.source, kind="stable")
         self._out_of = (program.target[order], program.source[order])
@@ -107,13 +118,19 @@ class _Edges:
 
         members: operations of the run; last: the one that ends it.
         """
+        is_member = np.zeros(len(slots), dtype=bool)
+        is_member[members - slots.start] = True
         source, target = self._near(self._into, slots)
-        enters = np.isin(target, members[1:]) & ((source < slots.start) | (source >= slots.stop))
         begins = source[target == slots.start]
-        allowed = self._in_order(source, target) | np.isin(source, begins)
+        enters = is_member[target - slots.start] & (target != members[0])
+        enters &= (source < slots.start) | (source >= slots.stop)
+        source, target = source[enters], target[enters]
+        if not (self._in_order(source, target) | np.isin(source, begins)).all():
+            return True
         reached, origin = self._near(self._out_of, slots)
-        leaves = np.isin(origin, members) & (origin != last) & ((reached < slots.start) | (reached >= slots.stop))
-        return bool((enters & ~allowed).any() or (leaves & ~self._in_order(origin, reached)).any())
+        leaves = is_member[origin - slots.start] & (origin != last)
+        leaves &= (reached < slots.start) | (reached >= slots.stop)
+        return not bool(self._in_order(origin[leaves], reached[leaves]).all())
 
     def _near(self, edges: tuple[Ints, Ints], slots: range) -> tuple[Ints, Ints]:
         lo, hi = np.searchsorted(edges[1], [slots.start, slots.stop])
@@ -128,30 +145,50 @@ class _Edges:
         return same
 
 
-def _inside(edges: _Edges, slots: range, duration_s: Floats, is_alone: NDArray[np.bool_]) -> _Inside:
-    """Times inside a block. Its operations stand in an order in which each comes after what it waits for."""
-    before = edges.within(slots)
-    stream = edges.program.stream[slots.start : slots.stop]
-    last = int(np.flatnonzero(~np.isin(stream, BACKGROUND))[-1])
-    in_run = np.zeros(len(slots), dtype=bool)
-    in_run[last] = True
-    for index in range(last, -1, -1):
-        if in_run[index]:
-            in_run[before[index]] = True
-    loose = frozenset(stream[~in_run].tolist()) - {STREAM_INDEX[COMPUTE]}
-    start_s, end_s = np.zeros(len(slots)), np.zeros(len(slots))
-    length = duration_s[slots.start : slots.stop]
-    members = np.flatnonzero(in_run)
-    for index in members.tolist():
-        start_s[index] = max((end_s[u] for u in before[index]), default=0.0)
-        end_s[index] = start_s[index] + length[index]
-    is_run = (
-        [index for index in members.tolist() if not before[index]] == [0]
-        and bool(is_alone[slots.start + members].all())
-        and _leaves_at_end(before, in_run, last)
-        and not edges.leaks(slots, slots.start + members, slots.start + last)
-    )
-    return _Inside(in_run, start_s, float(end_s[last]) if is_run else None, loose)
+@dataclass(frozen=True)
+class _Finder:
+    """Looks into blocks. known: their phases, see `phases`.  runs: those found before, see `_run`."""
+
+    edges: _Edges
+    alone: Alone
+    is_alone: NDArray[np.bool_]
+    known: dict[PhaseKey, Phase]
+    runs: dict[tuple[object, ...], Run]
+
+    def inside(self, slots: range) -> _Inside:
+        """A block. Its operations stand in an order in which each comes after what it waits for."""
+        edges, program = self.edges, self.edges.program
+        before = edges.within(slots)
+        stream = program.stream[slots.start : slots.stop]
+        last = int(np.flatnonzero(~np.isin(stream, BACKGROUND))[-1])
+        in_run = np.zeros(len(slots), dtype=bool)
+        in_run[last] = True
+        for index in range(last, -1, -1):
+            if in_run[index]:
+                in_run[before[index]] = True
+        loose = frozenset(stream[~in_run].tolist()) - {STREAM_INDEX[COMPUTE]}
+        members = np.flatnonzero(in_run)
+        is_run = (
+            [index for index in members.tolist() if not before[index]] == [0]
+            and bool(self.is_alone[slots.start + members].all())
+            and _leaves_at_end(before, in_run, last)
+            and not edges.leaks(slots, slots.start + members, slots.start + last)
+        )
+        return _Inside(in_run, self._run(slots, members, before) if is_run else None, loose)
+
+    def _run(self, slots: range, members: Ints, before: list[list[int]]) -> Run:
+        """The run of a block; blocks that do the same in the same times, on whatever rank, share one."""
+        program, own = self.edges.program, slots.start + members
+        place = {index: number for number, index in enumerate(members.tolist())}
+        inner = [[place[other] for other in before[index]] for index in members.tolist()]
+        payload, work_s = program.payload[own], self.alone.duration_s[own]
+        key = (members.tobytes(), payload.tobytes(), work_s.tobytes(), tuple(map(tuple, inner)))
+        if key not in self.runs:
+            is_compute = (program.stream[own] == STREAM_INDEX[COMPUTE]).tolist()
+            factors = self.alone.slows[payload].tolist()
+            slows = [None if computes else factor for computes, factor in zip(is_compute, factors, strict=True)]
+            self.runs[key] = Run(members, phases(work_s.tolist(), slows, inner, self.known))
+        return self.runs[key]
 
 
 def _leaves_at_end(before: list[list[int]], in_run: NDArray[np.bool_], last: int) -> bool:

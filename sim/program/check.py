@@ -63,6 +63,12 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
         )
     if scenario.model.experts is not None:
         found.append("Every expert gets the same number of tokens; a real router is uneven.")
+    jitter = scenario.conditions.jitter
+    if jitter.per_rank or jitter.per_operation:
+        found.append(
+            "Jitter gives every rank times of its own, so no two ranks are alike and none is folded; times are one "
+            f"draw (seed {scenario.seed}), not a mean."
+        )
     found += [
         f"{len(part.estimated)} of {len(part.sources)} constants of {part.name} are estimates."
         for part in (scenario.gpu, scenario.topology)

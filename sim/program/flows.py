@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.cost.collectives import Pattern
-from sim.cost.network_time import LAUNCH_S, choose, pattern_of, share_in_node
+from sim.cost.network_time import LAUNCH_S, choose, latency_of, pattern_of, share_in_node
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Collective, Payload, Send
 from sim.spec.layout import Layout, groups, num_ranks
 from sim.spec.network import Network
@@ -83,10 +83,10 @@ def flow_types(
             case Collective():
                 wanted = getattr(network.algorithms, payload.op)
                 members = members_of(layout, payload.group)
-                algorithm = choose(payload.op, payload.nbytes, members, fabric, wanted)
-                types[payload] = FlowType(
-                    payload.stream, payload.op, payload.group, algorithm, payload.nbytes <= CONTROL_BYTES
-                )
+                is_control = payload.nbytes <= CONTROL_BYTES
+                loading = 0.0 if is_control else payload.nbytes
+                algorithm = choose(payload.op, loading, members, fabric, wanted)
+                types[payload] = FlowType(payload.stream, payload.op, payload.group, algorithm, is_control)
             case Send():
                 types[payload] = FlowType(payload.stream, "send", "pp", "send")
     return types
@@ -103,6 +103,20 @@ def hops(layout: Layout, stream: str) -> tuple[Ints, Ints]:
     return source.ravel(), target.ravel()
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Flows of one type, numbered from 0. Columns as in `Flows`; members: (flows, members) with roles (members,)."""
+
+    latency_s: Floats
+    work_per_byte: Floats
+    limit_per_s: Floats
+    row_flow: Ints
+    row_link: Ints
+    row_load: Floats
+    members: Ints
+    roles: Ints
+
+
 def _pattern(kind: FlowType, layout: Layout, fabric: Fabric) -> tuple[Pattern, Ints, Ints]:
     """Load of every flow of a type, and its members: (flows, members) and their roles (members,)."""
     if kind.stream in (PP_FORWARD, PP_BACKWARD):
@@ -114,51 +128,49 @@ def _pattern(kind: FlowType, layout: Layout, fabric: Fabric) -> tuple[Pattern, I
             np.arange(2),
         )
     members = members_of(layout, kind.group)
-    pattern = pattern_of(kind.algorithm, kind.op, members, fabric)
     if kind.is_control:
         nothing = np.zeros(0, dtype=np.int64)
-        pattern = Pattern(nothing, nothing, np.zeros(0), pattern.latency_s)
+        pattern = Pattern(nothing, nothing, np.zeros(0), latency_of(kind.algorithm, kind.op, members, fabric))
+    else:
+        pattern = pattern_of(kind.algorithm, kind.op, members, fabric)
     pattern = replace(pattern, latency_s=pattern.latency_s + LAUNCH_S)
     return pattern, members, np.zeros(members.shape[1], dtype=np.int64)
+
+
+def _part(kind: FlowType, layout: Layout, fabric: Fabric) -> _Part:
+    pattern, members, roles = _pattern(kind, layout, fabric)
+    bytes_per_s = fabric.links.bytes_per_s[pattern.link]
+    work, lone_per_s = _alone(len(members), pattern.group, pattern.bytes_per_byte, bytes_per_s)
+    return _Part(
+        latency_s=pattern.latency_s,
+        work_per_byte=work,
+        limit_per_s=_limit(kind, members, fabric) * lone_per_s,
+        row_flow=pattern.group,
+        row_link=pattern.link,
+        row_load=pattern.bytes_per_byte / work[pattern.group],
+        members=members,
+        roles=roles,
+    )
 
 
 def flows(types: Iterable[FlowType], layout: Layout, fabric: Fabric) -> Flows:
     """All flows of these types on the topology."""
     ordered = tuple(types)
     assert num_ranks(layout) == fabric.num_gpus
-    columns: dict[str, list[Ints]] = {name: [] for name in ("type", "row_flow", "row_link", "flow", "rank", "role")}
-    loads: list[Floats] = []
-    latencies: list[Floats] = []
-    limits: list[Floats] = []
-    base = 0
-    for number, kind in enumerate(ordered):
-        pattern, members, roles = _pattern(kind, layout, fabric)
-        size = len(members)
-        columns["type"].append(np.full(size, number))
-        columns["row_flow"].append(pattern.group + base)
-        columns["row_link"].append(pattern.link)
-        columns["flow"].append(np.repeat(np.arange(size) + base, members.shape[1]))
-        columns["rank"].append(members.ravel())
-        columns["role"].append(np.tile(roles, size))
-        loads.append(pattern.bytes_per_byte)
-        latencies.append(pattern.latency_s)
-        limits.append(_limit(kind, members, fabric))
-        base += size
-    joined = {name: _join(parts) for name, parts in columns.items()}
-    row_load = np.concatenate(loads) if loads else np.zeros(0)
-    work, lone_per_s = _alone(base, joined["row_flow"], row_load, fabric.links.bytes_per_s[joined["row_link"]])
+    parts = [_part(kind, layout, fabric) for kind in ordered]
+    sizes = [len(part.members) for part in parts]
     return Flows(
         types=ordered,
-        type=joined["type"],
-        latency_s=np.concatenate(latencies) if latencies else np.zeros(0),
-        work_per_byte=work,
-        limit_per_s=np.concatenate(limits) * lone_per_s if limits else np.zeros(0),
-        row_flow=joined["row_flow"],
-        row_link=joined["row_link"],
-        row_load=row_load / work[joined["row_flow"]],
-        member_flow=joined["flow"],
-        member_rank=joined["rank"],
-        member_role=joined["role"],
+        type=np.repeat(np.arange(len(parts)), sizes),
+        latency_s=_floats([part.latency_s for part in parts]),
+        work_per_byte=_floats([part.work_per_byte for part in parts]),
+        limit_per_s=_floats([part.limit_per_s for part in parts]),
+        row_flow=_numbered([part.row_flow for part in parts], sizes),
+        row_link=_ints([part.row_link for part in parts]),
+        row_load=_floats([part.row_load for part in parts]),
+        member_flow=_numbered([np.repeat(np.arange(len(p.members)), len(p.roles)) for p in parts], sizes),
+        member_rank=_ints([part.members.ravel() for part in parts]),
+        member_role=_ints([np.tile(part.roles, len(part.members)) for part in parts]),
         link_bytes_per_s=fabric.links.bytes_per_s,
         link_count=np.ones(len(fabric.links), dtype=np.int64),
         link_tier=fabric.links.tier,
@@ -166,8 +178,23 @@ def flows(types: Iterable[FlowType], layout: Layout, fabric: Fabric) -> Flows:
     )
 
 
-def _join(parts: list[Ints]) -> Ints:
-    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+def _floats(parts: list[Floats]) -> Floats:
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _ints(parts: list[Ints]) -> Ints:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def _numbered(parts: list[Ints], sizes: list[int]) -> Ints:
+    """The parts one after the other, each counted from the sum of the sizes before it."""
+    joined = _ints(parts)
+    end = base = 0
+    for part, size in zip(parts, sizes, strict=True):
+        start, end = end, end + len(part)
+        joined[start:end] += base
+        base += size
+    return joined
 
 
 def _limit(kind: FlowType, members: Ints, fabric: Fabric) -> Floats:
@@ -183,9 +210,9 @@ def _alone(num_flows: int, row_flow: Ints, row_load: Floats, row_bytes_per_s: Fl
     time = row_load / row_bytes_per_s
     slowest = np.zeros(num_flows)
     np.maximum.at(slowest, row_flow, time)
-    limits = time >= slowest[row_flow] * (1 - 1e-9)
+    limiting = np.where(time >= slowest[row_flow] * (1 - 1e-9), row_load, 0.0)
     work = np.zeros(num_flows)
-    np.maximum.at(work, row_flow[limits], row_load[limits])
+    np.maximum.at(work, row_flow, limiting)
     rate = np.full(num_flows, np.inf)
     np.divide(work, slowest, out=rate, where=slowest > 0)
     return work, rate

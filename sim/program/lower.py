@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.program.flows import Flows, FlowType, flow_types, flows
 from sim.program.fold import Folding, fold, unfolded
-from sim.program.operations import PP_BACKWARD, PP_FORWARD, Block, Collective, Payload, Send
+from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD, Block, Collective, Payload, Send
 from sim.program.program import Program, SimulatedRank
-from sim.program.ranks import Payloads, RankTable, rank_table
+from sim.program.ranks import STREAM_INDEX, Payloads, RankTable, rank_table
 from sim.program.shapes import BYTES, shapes
 from sim.program.stage import (
     DEFAULT_PREFETCH_LAYERS,
@@ -24,9 +26,10 @@ from sim.program.stage import (
     units_of_stage,
 )
 from sim.program.table import SCHEDULES, Action, Kind, Table
+from sim.spec.conditions import Conditions, operation_factors, speeds
 from sim.spec.layout import num_stages, pp_ranks
 from sim.spec.scenario import Scenario
-from sim.spec.topology import Fabric, Ints
+from sim.spec.topology import Fabric, Floats, Ints
 
 Fidelity = Literal["full", "folded", "fused"]
 
@@ -51,8 +54,35 @@ def lower(scenario: Scenario, fabric: Fabric, fidelity: Fidelity) -> Program:
     types = flow_types(payloads.items, scenario.layout, fabric, scenario.network)
     everything = flows(dict.fromkeys(types.values()), scenario.layout, fabric)
     rank_program = pp_ranks(scenario.layout)
-    folding = unfolded(len(rank_program), everything) if fidelity == "full" else fold(rank_program, everything)
-    return assemble(tables, payloads.items, types, folding, rank_program, fidelity)
+    speed = speeds(scenario.conditions, len(rank_program), scenario.seed)
+    if fidelity == "full":
+        folding = unfolded(len(rank_program), everything)
+    else:
+        folding = fold(_unlike(rank_program, speed, scenario.conditions), everything)
+    return _paced(assemble(tables, payloads.items, types, folding, rank_program, fidelity), scenario, speed)
+
+
+def _unlike(rank_program: Ints, speed: Floats, conditions: Conditions) -> Ints:
+    """A number for each rank, equal where ranks run the same operations in the same times: (ranks,)."""
+    if conditions.jitter.per_operation:
+        return np.arange(len(rank_program))
+    if (speed == 1.0).all():
+        return rank_program
+    pairs = np.stack([rank_program.astype(np.float64), speed], axis=1)
+    number: Ints = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
+    return number
+
+
+def _paced(program: Program, scenario: Scenario, speed: Floats) -> Program:
+    """The program with the times of its kernels as the scenario's conditions make them."""
+    conditions = scenario.conditions
+    pace = 1.0 / speed[np.array([rank.rank for rank in program.ranks])][program.rank]
+    if conditions.jitter.per_operation:
+        for rank in program.ranks:
+            own = np.arange(rank.first, rank.end)
+            own = own[program.stream[own] == STREAM_INDEX[COMPUTE]]
+            pace[own] *= operation_factors(conditions, scenario.seed, rank.rank, len(own))
+    return replace(program, pace=pace, is_irregular=conditions.jitter.per_operation > 0)
 
 
 def _rank_tables(scenario: Scenario, payloads: Payloads) -> list[RankTable]:
@@ -122,7 +152,7 @@ def assemble(
     rank = np.repeat(np.arange(len(ranks)), [len(table.payload) for table in mine])
     type_of = np.array([flow_of.number[types[item]] if item in types else -1 for item in payloads], dtype=np.int64)
     flow = flow_of.flows(type_of[payload], rank)
-    node = _join(payloads, payload, stream, rank, flow)
+    node = _join(payloads, payload, stream, rank, flow, flow_of.is_joint)
     edges = [(table.source + r.first, table.target + r.first) for table, r in zip(mine, ranks, strict=True)]
     receiver = np.full(len(payload), -1, dtype=np.int64)
     is_send = np.array([isinstance(item, Send) for item in payloads], dtype=bool)[payload]
@@ -140,6 +170,9 @@ def assemble(
         source=node[np.concatenate([source for source, _ in edges])],
         target=node[np.concatenate([target for _, target in edges])],
         receiver=receiver,
+        is_beside=np.concatenate([table.is_beside for table in mine]),
+        pace=np.ones(len(payload)),
+        is_irregular=False,
         flows=folding.flows,
         fidelity=fidelity,
     )
@@ -160,7 +193,8 @@ def _simulated_ranks(tables: list[RankTable], folding: Folding, rank_program: In
 class _FlowIndex:
     """Which flow a simulated rank uses for each flow type, and who is at the other end of its sends.
 
-    receiver: (flows,) the rank at the end of a pipeline hop, -1 for collectives.
+    receiver: (flows,) the rank at the end of a pipeline hop, -1 for collectives.  is_joint: (flows,) collectives of
+    several simulated ranks.
     """
 
     def __init__(self, flows: Flows) -> None:
@@ -170,6 +204,7 @@ class _FlowIndex:
         flow, rank = flows.member_flow[~is_receiver], flows.member_rank[~is_receiver]
         self._table = np.full((len(flows.types), num_ranks), -1, dtype=np.int64)
         self._table[flows.type[flow], rank] = flow
+        self.is_joint = np.bincount(flow, minlength=len(flows)) > 1
         sender = np.full(len(flows), -1, dtype=np.int64)
         sender[flow] = rank
         self.receiver = np.full(len(flows), -1, dtype=np.int64)
@@ -189,11 +224,15 @@ class _FlowIndex:
         return result
 
 
-def _join(payloads: list[Payload], payload: Ints, stream: Ints, rank: Ints, flow: Ints) -> Ints:
+def _join(
+    payloads: list[Payload], payload: Ints, stream: Ints, rank: Ints, flow: Ints, is_joint: NDArray[np.bool_]
+) -> Ints:
     """Node of each slot: the n-th calls of all simulated members of a group are one node."""
     node = np.arange(len(payload))
+    if not is_joint.any():
+        return node
     is_collective = np.array([isinstance(item, Collective) for item in payloads], dtype=bool)[payload]
-    slots = np.flatnonzero(is_collective)
+    slots = np.flatnonzero(is_collective & is_joint[flow])
     # Calls of a rank on a stream are in the same order on every member, so they are matched by their number.
     key = flow[slots]
     order = np.lexsort((slots, key, rank[slots]))

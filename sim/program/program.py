@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.program.flows import Flows
 from sim.program.operations import Payload
 from sim.program.table import Action
-from sim.spec.topology import Ints
+from sim.spec.topology import Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Program:
     flow: (slots,) index into `flows`, -1 for compute.
     source, target: (edges,) nodes: the target starts when all its sources are done. They include each stream's order.
     receiver: (slots,) the simulated rank that a send goes to, -1 elsewhere.
+    is_beside: (slots,) communication that compute may run beside, on its own rank or the receiver's.
+    pace: (slots,) factor on the time of kernels: slow GPUs, jitter.
+    is_irregular: whether blocks that do the same may take different times, as with jitter of every operation.
     """
 
     payloads: tuple[Payload, ...]
@@ -53,8 +58,23 @@ class Program:
     source: Ints
     target: Ints
     receiver: Ints
+    is_beside: NDArray[np.bool_]
+    pace: Floats
+    is_irregular: bool
     flows: Flows
     fidelity: str
+
+    @cached_property
+    def hops(self) -> Ints:
+        """Slots of sends."""
+        found: Ints = np.flatnonzero(self.receiver >= 0)
+        return found
+
+    @cached_property
+    def by_target(self) -> Ints:
+        """Edges in the order of their targets."""
+        order: Ints = np.argsort(self.target, kind="stable")
+        return order
 
     def nodes(self) -> Ints:
         """Slots that stand for an operation."""

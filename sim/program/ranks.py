@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.program.operations import COMPUTE, STREAMS, Block, Payload
 from sim.program.table import Action
@@ -38,6 +39,7 @@ class _Compiled:
 
     payload: Ints
     stream: Ints
+    is_beside: NDArray[np.bool_]
     source: Ints
     target: Ints
     first: dict[int, int]
@@ -50,6 +52,8 @@ class RankTable:
     """Operations of a pipeline rank in issue order (columns `payload`, `stream`, `block`) and what they come after
     (edges source -> target). Operations are counted from 0 within the rank.
 
+    is_beside: (operations,) communication that compute of its own rank may run beside.
+
     actions: the schedule's action of each block; None for the end of the step.  shapes: number of the distinct block
     that each block repeats.
     entries: for each action, the operations that consume what its neighbour sent.  sends: for each action, its send.
@@ -58,6 +62,7 @@ class RankTable:
     payload: Ints
     stream: Ints
     block: Ints
+    is_beside: NDArray[np.bool_]
     source: Ints
     target: Ints
     actions: tuple[Action | None, ...]
@@ -93,12 +98,30 @@ def _compile(block: Block, payloads: Payloads) -> _Compiled:
     return _Compiled(
         payload=np.array(numbers, dtype=np.int64),
         stream=np.array(streams, dtype=np.int64),
+        is_beside=_may_run_beside_compute(streams, ancestors),
         source=table[:, 0],
         target=table[:, 1],
         first=first,
         last=previous,
         block=block,
     )
+
+
+def _may_run_beside_compute(streams: list[int], ancestors: list[int]) -> NDArray[np.bool_]:
+    """Communication of a block, unless it comes after the kernels issued before it and those issued after it wait."""
+    compute = STREAM_INDEX[COMPUTE]
+    is_beside: NDArray[np.bool_] = np.array(streams, dtype=np.int64) != compute
+    before = -1
+    issued: list[int] = []
+    for index, stream in enumerate(streams):
+        if stream != compute:
+            if before >= 0 and ancestors[index] >> before & 1:
+                issued.append(index)
+            continue
+        for other in issued:
+            is_beside[other] = not ancestors[index] >> other & 1
+        before, issued = index, []
+    return is_beside
 
 
 @dataclass
@@ -162,6 +185,7 @@ def rank_table(
         payload=np.concatenate([stamp.payload for stamp in stamps]),
         stream=np.concatenate([stamp.stream for stamp in stamps]),
         block=np.repeat(np.arange(len(stamps)), sizes),
+        is_beside=np.concatenate([stamp.is_beside for stamp in stamps]),
         source=np.concatenate(
             [stamp.source + base for stamp, base in zip(stamps, bases, strict=True)] + [between[:, 0]]
         ),

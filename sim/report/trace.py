@@ -206,7 +206,8 @@ def _columns(timeline: Timeline, index: int) -> tuple[_Events, list[str]]:
 
 
 def _expanded(timeline: Timeline, slots: Ints, template: Ints, lane: int) -> _Events:
-    """One event for each kernel of each slot; neighbours share an edge, and the last ends with its slot."""
+    """One event for each kernel of each slot; neighbours share an edge, and the last ends with its slot. Kernels of an
+    operation that took longer than alone (slowed, on a slow GPU) all took longer by the same factor."""
     program = timeline.program
     sizes = np.array([max(len(times), 1) for times in timeline.kernel_s], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -215,7 +216,10 @@ def _expanded(timeline: Timeline, slots: Ints, template: Ints, lane: int) -> _Ev
     slot = np.repeat(slots, size)
     first = np.cumsum(size) - size
     position = np.arange(len(slot)) - np.repeat(first, size)
-    end_s = timeline.start_s[slot] + edges[offsets[program.payload[slot]] + position]
+    alone_s = edges[offsets[program.payload[slots]] + size - 1]
+    took_s = timeline.end_s[slots] - timeline.start_s[slots]
+    stretch = np.divide(took_s, alone_s, out=np.ones(len(slots)), where=alone_s > 0)
+    end_s = timeline.start_s[slot] + edges[offsets[program.payload[slot]] + position] * np.repeat(stretch, size)
     end_s[first + size - 1] = timeline.end_s[slots]
     end_ns = np.round(end_s * NS_BY_S).astype(np.int64)
     start_ns = np.concatenate([[0], end_ns[:-1]])

@@ -26,6 +26,9 @@ MATRIX = Group("matrix products", "GEMM", "GEMMs of layers and head, forward and
 ATTENTION = Group("attention", "attn", "fused attention, forward and backward", "#56B4E9")
 MEMORY_BOUND = Group("memory-bound kernels", "mem-bound", "norms, activations, residuals, embedding, loss", "#B5DDF5")
 RECOMPUTE = Group("recomputation", "recomp", "forward kernels that run again in the backward pass", "#009E73")
+SLOWDOWN = Group(
+    "slowdown by communication", "slowdown", "kernels take longer while communication runs beside them", "#7FA6C9"
+)
 OPTIMIZER = Group("optimizer", "optim", "gradient norm and update of parameters", "#80CEB9")
 TENSOR = Group("tensor-parallel communication", "TP", "exposed: the next kernel waited while it ran", "#D55E00")
 CONTEXT = Group("context and expert communication", "CP/EP", "exposed exchanges of tokens, keys and values", "#CC79A7")
@@ -42,6 +45,7 @@ GROUPS = (
     MEMORY_BOUND,
     RECOMPUTE,
     OPTIMIZER,
+    SLOWDOWN,
     TENSOR,
     CONTEXT,
     DATA,
@@ -84,6 +88,7 @@ CAUSES: dict[str, Cause] = {
     "embedding": Cause(MEMORY_BOUND, "embedding", "look-up and its gradient on the first stage"),
     "recompute": Cause(RECOMPUTE, "recomputation", "forward kernels that run again in the backward pass"),
     "optimizer": Cause(OPTIMIZER, "optimizer", "gradient norm and update of parameters"),
+    "compute_slowdown": Cause(SLOWDOWN, "slowdown of kernels", "longer while communication runs beside them (a prior)"),
     **{
         EXPOSED + kind: Cause(group, f"exposed: {name}", "idle while it ran and the next kernel waited for it")
         for kind, (group, name) in KINDS.items()

@@ -9,21 +9,29 @@ import numpy as np
 from sim.engine.timeline import Timeline
 from sim.program.operations import COMPUTE, Compute, Send
 from sim.program.ranks import STREAM_INDEX
-from sim.results.idle import compute_slots
+from sim.results.idle import SAME_INSTANT, compute_slots
 from sim.spec.topology import Floats, Ints
+
+COMPUTE_SLOWDOWN = "compute_slowdown"
 
 
 def busy_s(timeline: Timeline, rank: int) -> dict[str, float]:
-    """Seconds of each kind of kernel on a simulated rank; kernels that run again in the backward pass are
-    `recompute`."""
+    """Seconds of each kind of kernel on a simulated rank, and by how much longer they took because communication ran
+    beside them; kernels that run again in the backward pass are `recompute`."""
     program = timeline.program
-    counts = np.bincount(program.payload[compute_slots(timeline, rank)], minlength=len(program.payloads)).tolist()
+    slots = compute_slots(timeline, rank)
+    payload, pace = program.payload[slots], program.pace[slots]
+    weights = np.bincount(payload, weights=pace, minlength=len(program.payloads)).tolist()
     total: dict[str, float] = {}
-    for count, payload, times in zip(counts, program.payloads, timeline.kernel_s, strict=True):
-        if count and isinstance(payload, Compute):
-            for kernel, time in zip(payload.kernels, times, strict=True):
-                cause = "recompute" if payload.is_recompute else kernel.cause
-                total[cause] = total.get(cause, 0.0) + count * time
+    for weight, each, times in zip(weights, program.payloads, timeline.kernel_s, strict=True):
+        if weight and isinstance(each, Compute):
+            for kernel, time in zip(each.kernels, times, strict=True):
+                cause = "recompute" if each.is_recompute else kernel.cause
+                total[cause] = total.get(cause, 0.0) + weight * time
+    longer_s = float((timeline.end_s[slots] - timeline.start_s[slots]).sum()) - sum(total.values())
+    assert longer_s >= -SAME_INSTANT * timeline.step_s * len(slots), "kernels are faster than alone"
+    if longer_s > SAME_INSTANT * timeline.step_s * len(slots):
+        total[COMPUTE_SLOWDOWN] = longer_s
     return total
 
 
@@ -72,12 +80,10 @@ def _rows(timeline: Timeline, rank: int) -> dict[str, Ints]:
     program = timeline.program
     bounds = program.ranks[rank]
     own = np.arange(bounds.first, bounds.end)
-    received = np.flatnonzero(program.receiver == rank)
+    received = program.hops[program.receiver[program.hops] == rank]
     slots = np.concatenate([own[program.stream[own] != STREAM_INDEX[COMPUTE]], received])
-    kinds: dict[str, list[Ints]] = {}
-    for number in np.unique(program.payload[slots]).tolist():
-        payload = program.payloads[number]
-        assert not isinstance(payload, Compute)
-        kind = "pp" if isinstance(payload, Send) else payload.kind
-        kinds.setdefault(kind, []).append(slots[program.payload[slots] == number])
-    return {kind: np.concatenate(parts) for kind, parts in kinds.items()}
+    kinds = ["pp" if isinstance(payload, Send) else getattr(payload, "kind", "") for payload in program.payloads]
+    names = sorted(set(kinds) - {""})
+    number = np.array([names.index(kind) if kind else -1 for kind in kinds], dtype=np.int64)[program.payload[slots]]
+    rows = {name: slots[number == index] for index, name in enumerate(names)}
+    return {name: chosen for name, chosen in rows.items() if len(chosen)}

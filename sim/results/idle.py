@@ -60,9 +60,10 @@ class Releases:
     def __init__(self, timeline: Timeline) -> None:
         program = timeline.program
         self.timeline = timeline
-        order = np.argsort(program.target, kind="stable")
+        order = program.by_target
         self._source, target = program.source[order], program.target[order]
-        self._cuts = np.searchsorted(target, np.arange(len(program.node) + 1))
+        counts = np.bincount(target, minlength=len(program.node))
+        self._cuts = np.concatenate([[0], np.cumsum(counts)])
         self.latest_of = self._latest_of_all(target)
         flows = program.flows
         self._members: dict[int, set[int]] = {}
@@ -73,7 +74,8 @@ class Releases:
         """What each node waited for longest (the first of equals); -1 for those that wait for nothing."""
         latest = np.full(len(self._cuts) - 1, -1, dtype=np.int64)
         if len(target):
-            nodes, firsts = np.unique(target, return_index=True)
+            nodes = np.flatnonzero(np.diff(self._cuts))
+            firsts = self._cuts[nodes]
             end_s = self.timeline.end_s[self._source]
             ready_s = np.maximum.reduceat(end_s, firsts)
             is_latest = end_s == np.repeat(ready_s, np.diff(np.append(firsts, len(target))))

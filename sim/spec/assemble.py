@@ -10,12 +10,14 @@ from typing import Any, TypeAlias
 from sim.errors import Problem, SimError
 from sim.registry import unknown
 from sim.spec.check import check, derive_dp
+from sim.spec.conditions import Conditions
 from sim.spec.find import Kind, find
 from sim.spec.gpu import Gpu
 from sim.spec.huggingface import model_from_config
 from sim.spec.layout import Layout
 from sim.spec.mistakes import joined, shown, validated
 from sim.spec.model import Model
+from sim.spec.quantity import Spec
 from sim.spec.scenario import Scenario, Setting
 from sim.spec.source import COMMAND_LINE, Node, Place, locate, merge, nested, parse, plain, planted, read, scalar
 from sim.spec.topology import FABRICS, FabricSpec
@@ -26,10 +28,11 @@ Check: TypeAlias = Callable[[Scenario], Iterable[tuple[str, str]]]
 
 PARTS = ("model", "gpu", "topology", "layout", "training")
 STRUCTURE = ("extends", "variants", "sweep")
-KEYS = ("name", "extends", *PARTS, "network", "seed", "variants", "sweep", "measured")
+KEYS = ("name", "extends", *PARTS, "network", "conditions", "seed", "variants", "sweep", "measured")
 
 _OWN_KEYS = frozenset(KEYS) - frozenset(STRUCTURE)
 _KINDS: dict[str, Kind] = {"model": "models", "gpu": "gpus", "topology": "topologies"}
+_HOLDERS: dict[str, type[Spec]] = {"layout": Layout, "training": Training, "conditions": Conditions}
 _OF_ONE_FILE = ("name", "measured")
 _IDENTITY = {"use", "fabric", "model_type"}
 
@@ -139,7 +142,7 @@ def _value(path: str, text: str) -> Node:
     if not text.startswith(("[", "{", "'", '"')):
         return Node(scalar(text), COMMAND_LINE)
     try:
-        return planted(plain(parse(text.encode("utf-8", "replace"), COMMAND_LINE.file)), COMMAND_LINE)
+        return planted(plain(parse(text.encode("utf-8", "replace"), COMMAND_LINE.file, path)), COMMAND_LINE)
     except SimError as error:
         raise SimError([COMMAND_LINE.problem(path, problem.message) for problem in error.problems]) from None
 
@@ -181,7 +184,7 @@ def _missing(part: str) -> str:
 def _misplaced(key: str, place: Place) -> str:
     if key in STRUCTURE:
         return "cannot stand inside a variant or a sweep (allowed at the top of a file)"
-    holder = next((part for part, spec in (("layout", Layout), ("training", Training)) if key in spec.model_fields), "")
+    holder = next((part for part, spec in _HOLDERS.items() if key in spec.model_fields), "")
     if holder:
         return f"unknown key (got {key!r}, did you mean '{holder}.{key}'?)"
     return unknown("key", key, [name for name in KEYS if place != COMMAND_LINE or name not in STRUCTURE])

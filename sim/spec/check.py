@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TypeAlias
 
-from sim.spec.layout import AXES, Layout, layers_of_stages, num_stages
+import numpy as np
+
+from sim.errors import SimError
+from sim.spec.conditions import built_fabric
+from sim.spec.layout import AXES, Layout, groups, layers_of_stages, num_stages
 from sim.spec.model import Model
 from sim.spec.scenario import Scenario, family
-from sim.spec.topology import FABRICS, FabricSpec
+from sim.spec.topology import FABRICS, Fabric, FabricSpec, Ints
 
 Mistakes: TypeAlias = Iterator[tuple[str, str]]
 Rule: TypeAlias = Callable[[Scenario], Mistakes]
@@ -206,3 +210,64 @@ def _precision(scenario: Scenario) -> Mistakes:
     peaks, precision = scenario.gpu.peak_flop_per_s, scenario.training.precision
     if precision not in peaks:
         yield "training.precision", f"{scenario.gpu.name} has no {precision} (allowed {', '.join(peaks)})"
+
+
+@_rule("conditions", "topology")
+def _slow_gpus(scenario: Scenario) -> Mistakes:
+    gpus = num_gpus(scenario.topology)
+    for gpu in scenario.conditions.gpus:
+        if gpu >= gpus:
+            yield f"conditions.gpus.{gpu}", f"no such GPU (got {gpu}, allowed 0 .. {gpus - 1})"
+
+
+@_rule("conditions", "layout", "topology")
+def _cables(scenario: Scenario) -> Mistakes:
+    """Cables that do not exist, and broken ones that the layout surely needs; others that it needs show in a step."""
+    links = scenario.conditions.links
+    if not links:
+        return
+    try:
+        fabric = built_fabric(scenario)
+    except SimError as error:
+        yield from _told(error)
+        return
+    if 0 not in links.values() or any(True for rule in (_world, _order) for _ in rule(scenario)):
+        return
+    told: dict[str, str] = {}
+    for source, target in _sure_pairs(scenario.layout, fabric):
+        try:
+            fabric.routes(source, target)
+        except SimError as error:
+            told = dict(_told(error)) | told
+    yield from told.items()
+
+
+def _told(error: SimError) -> Mistakes:
+    yield from ((problem.path, problem.message) for problem in error.problems)
+
+
+def _sure_pairs(layout: Layout, fabric: Fabric) -> Iterator[tuple[Ints, Ints]]:
+    """(source, target) GPUs that communicate whatever the algorithms are.
+
+    Neighbours in a pipeline; and of groups with as many members on each of their nodes, neighbours on a node and
+    members of equal position on neighbouring nodes: every algorithm uses NVLink and the NICs of all of them.
+    """
+    stages = groups(layout, "pp")
+    yield stages[:, :-1].ravel(), stages[:, 1:].ravel()
+    for axis in ("tp", "cp", "dp_cp"):
+        for blocks in _even_blocks(groups(layout, axis), fabric):
+            for along in (1, 2):
+                yield blocks.ravel(), np.roll(blocks, -1, axis=along).ravel()
+
+
+def _even_blocks(members: Ints, fabric: Fabric) -> Iterator[Ints]:
+    """Members, (groups, nodes, members of a node), of groups that lie evenly on their nodes."""
+    members = np.take_along_axis(members, np.argsort(fabric.node_of(members), axis=1, kind="stable"), axis=1)
+    node = fabric.node_of(members)
+    per_node = (node == node[:, :1]).sum(axis=1)
+    for count in np.unique(per_node).tolist():
+        if members.shape[1] % count == 0:
+            shape = (-1, members.shape[1] // count, count)
+            blocks, nodes = members[per_node == count].reshape(shape), node[per_node == count].reshape(shape)
+            is_even = (nodes == nodes[:, :, :1]).all(axis=(1, 2)) & (np.diff(nodes[:, :, 0], axis=1) > 0).all(axis=1)
+            yield blocks[is_even]

@@ -23,6 +23,10 @@ BYTES_PER_VALUE: dict[NumberFormat, float] = {
 }
 
 
+Slower = Annotated[float, Field(ge=1, le=3)]
+"""A factor on time."""
+
+
 class GemmConstants(Spec):
     """Constants of the GEMM model in `sim.cost.gemm`.
 
@@ -65,6 +69,18 @@ class StreamConstants(Spec):
     launch_s: Seconds = Field(alias="launch")
 
 
+class SlowdownFactors(Spec):
+    """By how much longer a kernel takes while communication runs on its GPU, which takes SMs and memory bandwidth.
+
+    collective: all_reduce, all_gather, reduce_scatter and broadcast.  all_to_all: of experts' tokens.  send: a
+    pipeline's, on the sender and on the receiver.
+    """
+
+    collective: Slower
+    all_to_all: Slower
+    send: Slower
+
+
 class Gpu(Sourced):
     """One accelerator."""
 
@@ -76,6 +92,7 @@ class Gpu(Sourced):
     gemm: GemmConstants
     attention: AttentionConstants
     memory_bound: StreamConstants
+    slowdown: SlowdownFactors
 
     @model_validator(mode="after")
     def _every_format_has_a_share(self) -> Gpu:

@@ -1,4 +1,4 @@
-"""One experiment: model, gpu, topology, layout, training, network and seed."""
+"""One experiment: model, gpu, topology, layout, training, network, conditions and seed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny, field_serializer
 
+from sim.spec.conditions import Conditions
 from sim.spec.gpu import Gpu
 from sim.spec.layout import Layout
 from sim.spec.model import Model
@@ -31,6 +32,7 @@ class Setting(Spec):
     name: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$")]
     variant: str | None = None
     network: Network = Network()
+    conditions: Conditions = Conditions()
     seed: Annotated[int, Field(ge=0)] = 0
     measured: Measured | None = None
 

@@ -1,7 +1,8 @@
 """YAML and JSON files as trees in which every value remembers the place where it was written.
 
-YAML's traps are closed: `1e9` is a number, `yes`, `no`, `on`, `off` and `12:30` are strings, keys are strings and stand
-once, a file is one document. Whatever a file holds, the outcome is a tree or a SimError with file:line:column.
+YAML's traps are closed: `1e9` is a number, `yes`, `no`, `on`, `off` and `12:30` are strings, keys are strings (numbers
+only where GPUs are listed) and stand once, a file is one document. Whatever a file holds, the outcome is a tree or a
+SimError with file:line:column.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ Scalar: TypeAlias = str | int | float | bool | None
 MAX_BYTES = 2**24
 MAX_DEPTH = 50
 MAX_NODES = 200_000
+
+NUMBERED = "conditions.gpus"
+"""Dotted path, or the end of one, of the mapping whose keys are whole numbers. A tree has them as decimal text."""
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONSTANTS: dict[str, bool | None] = {
@@ -83,8 +87,8 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-def parse(content: bytes, file: str) -> Node:
-    """The one document of `content`; `file` is what its places name.
+def parse(content: bytes, file: str, path: str = "") -> Node:
+    """The one document of `content`; `file` is what its places name, `path` where a scenario has it.
 
     >>> plain(parse(b"a: [1e9, yes, 12:30]", "x.yaml"))
     {'a': (1000000000.0, 'yes', '12:30')}
@@ -95,7 +99,7 @@ def parse(content: bytes, file: str) -> Node:
         before = content[: error.start]
         place = Place(file, before.count(b"\n") + 1, len(before) - before.rfind(b"\n"))
         raise SimError(place.problem("", f"no text in UTF-8 (byte {content[error.start]:#04x})")) from error
-    composer = _Composer(file)
+    composer = _Composer(file, path)
     try:
         return composer.document(yaml.parse(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:
@@ -127,8 +131,9 @@ def scalar(text: str) -> Scalar:
 class _Composer:
     """Builds the tree of one document from YAML events, without recursion."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, path: str) -> None:
         self._file = file
+        self._path = path
         self._anchors: dict[str, tuple[Node, int] | None] = {}
         self._num_nodes = 0
         self._problems: list[Problem] = []
@@ -175,7 +180,8 @@ class _Composer:
                 if len(open_nodes) >= MAX_DEPTH:
                     raise SimError(place.problem("", f"too deep (allowed up to {MAX_DEPTH} levels)"))
                 is_mapping = isinstance(event, yaml.MappingStartEvent)
-                open_nodes.append(_Open(is_mapping, place, event.anchor, self._num_nodes, [], set()))
+                path = open_nodes[-1].path_of_next() if open_nodes else self._path
+                open_nodes.append(_Open(is_mapping, place, event.anchor, path, self._num_nodes, [], set()))
                 self._num_nodes += 1
                 if event.anchor is not None:
                     self._anchors[event.anchor] = None
@@ -204,15 +210,15 @@ class _Composer:
             parent.items.append(node)
             return
         place = self._place(event) if isinstance(event, yaml.AliasEvent) else node.place
-        key = node.value
+        key = parent.key(node.value)
         if key == "<<":
             self._problems.append(
                 place.problem("", "merge keys are not read (allowed `extends`, or the keys themselves)")
             )
         elif not isinstance(key, str):
-            self._problems.append(
-                place.problem("", f"a key must be a string (got {_brief(key)}, allowed it in quotes)")
-            )
+            wanted, allowed = ("a whole number", "such as 3") if parent.is_numbered else ("a string", "it in quotes")
+            message = f"a key must be {wanted} (got {_brief(key)}, allowed {allowed})"
+            self._problems.append(place.problem("", message))
         elif key in parent.keys:
             self._problems.append(place.problem("", f"key {key!r} stands twice"))
         else:
@@ -236,9 +242,25 @@ class _Open:
     is_mapping: bool
     place: Place
     anchor: str | None
+    path: str
     num_nodes_before: int
     items: list[Node]
     keys: set[str]
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether its keys may be whole numbers."""
+        return f".{self.path}".endswith(f".{NUMBERED}")
+
+    def path_of_next(self) -> str:
+        """End of the dotted path of the collection that opens inside; items of a list stand at the list's path."""
+        if not self.is_mapping or len(self.items) % 2 == 0:
+            return self.path
+        return f"{self.path}.{self.items[-1].value}"[-len(NUMBERED) - 1 :]
+
+    def key(self, value: object) -> object:
+        """A key as the tree has it: a whole number as text, where it may be one."""
+        return str(value) if self.is_numbered and isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _brief(value: object) -> str:

@@ -16,11 +16,13 @@ class Overlap(Spec):
     param_gather: ZeRO-1 and ZeRO-2 gather updated parameters beside the next step's first forward pass, else after the
         optimizer. (The simulated step is one of a steady run: it starts with the gathers that the step before left.)
     tensor: in the backward pass, tensor-parallel communication of the input gradient runs beside the weight gradient.
+    compute_slowdown: kernels take longer while communication runs on their GPU (`gpu.slowdown`).
     """
 
     grad_reduce: bool = True
     param_gather: bool = True
     tensor: bool = True
+    compute_slowdown: bool = True
 
 
 class Training(Spec):

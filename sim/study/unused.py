@@ -7,18 +7,26 @@ from collections.abc import Iterable, Iterator
 from sim.cost.collectives import OPS
 from sim.program.stage import replication
 from sim.results.traffic import TrafficRow
+from sim.spec.conditions import Conditions
+from sim.spec.degraded import cables, path_of
 from sim.spec.layout import axis_sizes, edp, num_stages
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric
 
 
 def unused(scenario: Scenario, fabric: Fabric, rows: Iterable[TrafficRow]) -> list[tuple[str, str]]:
-    """(path, reason) of every field of layout, training, network and seed that has no effect on the step here.
+    """(path, reason) of every field of layout, training, network, conditions and seed that has no effect here.
 
     rows: the step's traffic.
     """
-    found = [*_replicas(scenario), *_axes(scenario, fabric), *_algorithms(rows)]
-    return [*found, ("seed", "nothing in a step is drawn at random")]
+    rows = list(rows)
+    idle_tiers = set(unused_tiers(fabric, rows))
+    return [
+        *_replicas(scenario),
+        *_axes(scenario, fabric),
+        *_algorithms(rows),
+        *_conditions(scenario.conditions, fabric, idle_tiers),
+    ]
 
 
 def unused_tiers(fabric: Fabric, rows: Iterable[TrafficRow]) -> list[str]:
@@ -64,3 +72,18 @@ def _algorithms(rows: Iterable[TrafficRow]) -> Iterator[tuple[str, str]]:
     for op in OPS:
         if op not in used:
             yield f"network.algorithms.{op}", f"this step has no {op}"
+
+
+def _conditions(conditions: Conditions, fabric: Fabric, idle_tiers: set[str]) -> Iterator[tuple[str, str]]:
+    """What is as on the data sheet all the same, and cables of tiers without traffic."""
+    for gpu, speed in conditions.gpus.items():
+        if speed == 1:
+            yield f"conditions.gpus.{gpu}", "speed 1: as on the data sheet"
+    for cable, (link, _) in cables(fabric, conditions.links).items():
+        tier = fabric.links.tiers[fabric.links.tier[link]]
+        if conditions.links[cable] == 1:
+            yield path_of(cable), "share 1: as on the data sheet"
+        elif tier in idle_tiers:
+            yield path_of(cable), f"no traffic on {tier} links"
+    if not (conditions.jitter.per_rank or conditions.jitter.per_operation):
+        yield "seed", "nothing in a step is drawn at random (conditions.jitter is 0)"

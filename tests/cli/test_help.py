@@ -3,45 +3,78 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from sim.cli import app, compare, listing, run, schema, show, sweep
+from sim.cli import app, bench, compare, listing, run, schema, show, sweep
 
-COMMANDS = {"run": run, "compare": compare, "sweep": sweep, "show": show, "list": listing, "schema": schema}
+COMMANDS = {
+    "run": run,
+    "compare": compare,
+    "sweep": sweep,
+    "show": show,
+    "list": listing,
+    "schema": schema,
+    "bench engine": bench,
+}
 HEAVY = ["numpy", "pandas", "matplotlib", "networkx", "pydantic", "yaml", "simpy", "jinja2", "rich"]
 
 
-def test_every_command_is_listed():
-    output = CliRunner().invoke(app, ["--help"]).output
-    listed = {line.split()[0] for line in output.split("Commands:")[1].splitlines() if line.strip()}
-    assert set(COMMANDS) <= listed
+def leaves(group: typer.core.TyperGroup, prefix: tuple[str, ...] = ()) -> Iterator[str]:
+    """Names of all commands, those inside groups too."""
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from leaves(command, (*prefix, name))
+        else:
+            yield " ".join((*prefix, name))
 
 
-def test_the_list_of_commands_cuts_no_summary():
-    output = CliRunner().invoke(app, ["--help"]).output
+def listed(*arguments: str) -> set[str]:
+    """What the help of a group lists."""
+    output = CliRunner().invoke(app, [*arguments, "--help"]).output
+    return {line.split()[0] for line in output.split("Commands:")[1].splitlines() if line.strip()}
+
+
+def test_every_command_has_its_tests_here():
+    assert list(leaves(typer.main.get_group(app))) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_listed_by_its_group(name: str):
+    *groups, last = name.split()
+    assert last in listed(*groups)
+
+
+@pytest.mark.parametrize("group", [[], ["bench"]])
+def test_the_list_of_commands_cuts_no_summary(group: list[str]):
+    output = CliRunner().invoke(app, [*group, "--help"]).output
     assert "..." not in output.split("Commands:")[1]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_the_examples_of_a_command(name: str):
-    result = CliRunner().invoke(app, [name, "--help"])
+    result = CliRunner().invoke(app, [*name.split(), "--help"])
     assert result.exit_code == 0
     assert COMMANDS[name].EXAMPLES
     for example in COMMANDS[name].EXAMPLES:
         assert f"  {example}\n" in result.output
 
 
-@pytest.mark.parametrize("example", [example for module in COMMANDS.values() for example in module.EXAMPLES])
-def test_an_example_is_understood(example: str):
-    program, name, *arguments = shlex.split(example)
-    assert program == "sim"
-    group = typer.main.get_command(app)
-    with group.commands[name].make_context(name, arguments) as context:
-        assert context.command.name == name
+@pytest.mark.parametrize(
+    ("name", "example"), [(name, example) for name, module in COMMANDS.items() for example in module.EXAMPLES]
+)
+def test_an_example_is_understood(name: str, example: str):
+    program, *words = shlex.split(example)
+    path = name.split()
+    assert [program, *words[: len(path)]] == ["sim", *path]
+    command = typer.main.get_command(app)
+    for word in path:
+        command = command.commands[word]
+    with command.make_context(name, words[len(path) :]) as context:
+        assert context.command is command
 
 
 def test_no_command_shows_the_help():

@@ -138,7 +138,7 @@ def test_what_fits_loads(settings):
 
 
 def test_the_rules_are_all_named_by_their_parts():
-    parts = frozenset({"model", "gpu", "topology", "layout", "training"})
+    parts = frozenset({"model", "gpu", "topology", "layout", "training", "conditions"})
     assert all(reads and reads <= parts for reads in RULES.values())
 
 

@@ -300,7 +300,7 @@ def test_a_dump_loads_as_the_same_scenario(here):
 def test_a_dump_has_every_field():
     scenario = load("base.yaml")
     document = dump(scenario)
-    for part in ("model", "gpu", "layout", "training", "network"):
+    for part in ("model", "gpu", "layout", "training", "network", "conditions"):
         assert set(document[part]) == set(type(getattr(scenario, part)).model_fields)
     assert set(document["topology"]) == {"fabric", *type(scenario.topology).model_fields}
 

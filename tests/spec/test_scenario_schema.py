@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ TYPES = {
     "null": type(None),
 }
 CHECKED = {"$ref", "anyOf", "oneOf", "type", "const", "enum", "properties", "additionalProperties", "items", "required"}
-CHECKED |= {"minimum", "exclusiveMinimum", "maximum", "minItems", "minProperties", "propertyNames"}
-SAID = {"$schema", "$defs", "title", "description", "default", "pattern"}
+CHECKED |= {"minimum", "exclusiveMinimum", "maximum", "minItems", "minProperties", "propertyNames", "pattern"}
+SAID = {"$schema", "$defs", "title", "description", "default"}
 
 
 def fits(value, rules, root):
@@ -49,6 +50,7 @@ def _fits_value(value, rules):
         is_type
         and rules.get("const", value) == value
         and value in rules.get("enum", [value])
+        and (not isinstance(value, str) or re.search(rules.get("pattern", ""), value) is not None)
         and (number is None or rules.get("minimum", number) <= number <= rules.get("maximum", number))
         and (number is None or "exclusiveMinimum" not in rules or number > rules["exclusiveMinimum"])
         and (not isinstance(value, (tuple, dict)) or len(value) >= rules.get("minItems", rules.get("minProperties", 0)))
@@ -109,6 +111,8 @@ def test_the_catalogue_fits_inline(kind, part, here):
         "variants: {a: {layout: {tp: 2}, gpu: h100-sxm}}",
         "sweep: {product: {layout.tp: [1, 2]}, points: [{seed: 1}]}",
         "measured: {step_time: 3 s, source: a paper}",
+        "conditions: {gpus: {3: 0.8}, links: {nic0-leaf0: 0}, jitter: {per_rank: 0.1}}",
+        "conditions: {gpus: {'12': 2}}",
     ],
 )
 def test_what_loads_fits(text, here):
@@ -132,6 +136,11 @@ def test_what_loads_fits(text, here):
         "sweep: {prodct: {}}",
         "sweep: {product: {seed: 1}}",
         "variant: a",
+        "conditions: {gpus: {3: 0}}",
+        "conditions: {gpus: {first: 1}}",
+        "conditions: {gpus: {'03': 1}}",
+        "conditions: {links: {nic0-leaf0: 1.5}}",
+        "conditions: {jitter: 0.1}",
     ],
 )
 def test_what_is_refused_does_not_fit(text, here):

@@ -11,8 +11,8 @@ def _with_and_without_libyaml(request, monkeypatch):
     monkeypatch.setattr(source, "_LOADER", request.param)
 
 
-def value_of(text):
-    return plain(parse(text.encode(), "f.yaml"))
+def value_of(text, path=""):
+    return plain(parse(text.encode(), "f.yaml", path))
 
 
 def complaint(content):
@@ -103,6 +103,38 @@ def test_all_bad_keys_are_told_at_once():
         "f.yaml:2:1: key 'a' stands twice",
         "f.yaml:3:1: a key must be a string (got 3, allowed it in quotes)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("conditions: {gpus: {3: x, -1: y}}", ""),
+        ("variants: {a: {conditions: {gpus: {3: x, -1: y}}}}", ""),
+        ("sweep: {product: {conditions.gpus: [{3: x, -1: y}]}}", ""),
+        ("sweep: {points: [{conditions: {gpus: {3: x, -1: y}}}]}", ""),
+        ("{gpus: {3: x, -1: y}}", "conditions"),
+        ("{3: x, -1: y}", "conditions.gpus"),
+    ],
+)
+def test_the_keys_of_gpus_may_be_whole_numbers(text, path):
+    assert "{'3': 'x', '-1': 'y'}" in str(value_of(text, path))
+
+
+@pytest.mark.parametrize(
+    "text", ["gpus: {3: x}", "my_conditions: {gpus: {3: x}}", "conditions: {3: x}", "conditions: {gpus: {a: {3: x}}}"]
+)
+def test_elsewhere_a_key_is_no_number(text):
+    assert "a key must be a string (got 3, allowed it in quotes)" in complaint(text)
+
+
+@pytest.mark.parametrize("key", ["3.0", "true", "null"])
+def test_the_keys_of_gpus_are_nothing_but_whole_numbers_or_text(key):
+    message = f"f.yaml:2:10: a key must be a whole number (got {scalar(key)!r}, allowed such as 3)"
+    assert complaint(f"conditions:\n  gpus: {{{key}: 1}}\n") == message
+
+
+def test_a_gpu_stands_once_however_its_number_is_written():
+    assert complaint("conditions: {gpus: {3: 1, '3': 1}}") == "f.yaml:1:27: key '3' stands twice"
 
 
 def test_very_deep_nesting_is_refused():

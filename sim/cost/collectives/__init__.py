@@ -37,6 +37,10 @@ class Algorithm(Protocol):
         """Whether these groups, (groups, members), can run it (hierarchical needs equal shares of several nodes)."""
         ...
 
+    def latency_s(self, op: str, members: Ints, fabric: Fabric) -> Floats:
+        """The latency of `pattern` alone, (groups,): all that a message costs which puts no load on links."""
+        ...
+
     def pattern(self, op: str, members: Ints, fabric: Fabric) -> Pattern:
         """Loads and latency of `op` for groups of GPUs: (groups, members), two members or more."""
         ...

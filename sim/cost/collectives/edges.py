@@ -1,4 +1,4 @@
-"""What the algorithms share: members by node, and messages between GPUs turned into loads of links."""
+"""What the algorithms share: members by node, and messages between members turned into loads of links."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ from sim.spec.topology import Fabric, Floats, Ints
 
 @dataclass(frozen=True)
 class Edges:
-    """Messages of a collective. Columns of equal length.
+    """Messages of a collective between the places of a group, the same in every group. Columns of equal length.
 
-    group, source GPU, target GPU, and the bytes that go from one to the other for each byte of the message.
+    source, target: places in the group's list of members.  bytes_per_byte: what goes from one to the other for each
+    byte of the message. A pair of places may stand several times.
     """
 
-    group: Ints
     source: Ints
     target: Ints
     bytes_per_byte: Floats
 
+    def __len__(self) -> int:
+        return len(self.source)
+
 
 @dataclass(frozen=True)
 class Loads:
-    """Bytes on links for each byte of the message, each (group, link) once, and the latency of each message, s."""
+    """Bytes on links for each byte of the message, each (group, link) once, and the latencies of the messages.
+
+    edge_latency_s: (groups, edges).
+    """
 
     group: Ints
     link: Ints
@@ -45,34 +51,40 @@ class EvenGroups:
     blocks: Ints
 
 
-def loads(edges: Edges, fabric: Fabric) -> Loads:
-    """Sum of the messages on each link, routed one by one."""
-    routes = fabric.routes(edges.source, edges.target)
+def edge_latency_s(edges: Edges, members: Ints, fabric: Fabric) -> Floats:
+    """Latency of each message of each group: (groups, edges)."""
+    routes = fabric.routes(members[:, edges.source].ravel(), members[:, edges.target].ravel())
+    return routes.latency_s.reshape(len(members), len(edges))
+
+
+def loads(edges: Edges, members: Ints, fabric: Fabric) -> Loads:
+    """Sum of the messages of each group, (groups, places), on each link, routed one by one."""
+    num_groups = len(members)
+    routes = fabric.routes(members[:, edges.source].ravel(), members[:, edges.target].ravel())
     num_links = len(fabric.links)
-    group, link = edges.group[routes.pair], routes.link
-    each = routes.share * edges.bytes_per_byte[routes.pair]
+    group, link = np.repeat(np.arange(num_groups), len(edges))[routes.pair], routes.link
+    each = routes.share * np.tile(edges.bytes_per_byte, num_groups)[routes.pair]
     # Most links carry one group, whose sum needs no sorting.
     owner = np.full(num_links, -1, dtype=np.int64)
     owner[link] = group
     has_several = np.zeros(num_links, dtype=bool)
     has_several[link[owner[link] != group]] = True
-    several = has_several[link]
-    alone = np.bincount(link[~several], weights=each[~several], minlength=num_links).astype(np.float64)
+    several = np.flatnonzero(has_several[link])
+    total = np.bincount(link, weights=each, minlength=num_links).astype(np.float64)
     single = np.flatnonzero((owner >= 0) & ~has_several)
     keys, place = np.unique(group[several] * num_links + link[several], return_inverse=True)
     shared = np.bincount(place, weights=each[several], minlength=len(keys)).astype(np.float64)
     return Loads(
         np.concatenate([owner[single], keys // num_links]),
         np.concatenate([single, keys % num_links]),
-        np.concatenate([alone[single], shared]),
-        routes.latency_s,
+        np.concatenate([total[single], shared]),
+        routes.latency_s.reshape(num_groups, len(edges)),
     )
 
 
 def joined(parts: list[Edges]) -> Edges:
     """One after the other."""
     return Edges(
-        np.concatenate([part.group for part in parts]),
         np.concatenate([part.source for part in parts]),
         np.concatenate([part.target for part in parts]),
         np.concatenate([part.bytes_per_byte for part in parts]),

@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 
 from sim.cost.collectives import ALGORITHMS, Pattern
-from sim.cost.collectives.edges import Edges, even_groups, joined, loads, members_per_node
+from sim.cost.collectives.edges import Edges, edge_latency_s, even_groups, joined, loads, members_per_node
 from sim.cost.collectives.ring import bytes_per_edge
 from sim.spec.topology import Fabric, Floats, Ints
 
@@ -29,31 +29,49 @@ class Hierarchical:
         per_node = members_per_node(members, fabric)
         return bool(per_node[0] > 1 and per_node[0] < members.shape[1] and (per_node == per_node[0]).all())
 
+    def latency_s(self, op: str, members: Ints, fabric: Fabric) -> Floats:
+        """Of both levels, one after the other."""
+        blocks = self._blocks(op, members, fabric)
+        edges = _edges(op, *blocks.shape[1:])
+        return _latency_s(op, blocks, edge_latency_s(edges, blocks.reshape(members.shape), fabric))
+
     def pattern(self, op: str, members: Ints, fabric: Fabric) -> Pattern:
         """Loads of both levels of rings: inside nodes with S, between nodes with S / k."""
+        blocks = self._blocks(op, members, fabric)
+        load = loads(_edges(op, *blocks.shape[1:]), blocks.reshape(members.shape), fabric)
+        return Pattern(load.group, load.link, load.bytes_per_byte, _latency_s(op, blocks, load.edge_latency_s))
+
+    def _blocks(self, op: str, members: Ints, fabric: Fabric) -> Ints:
+        """Members by node: (groups, nodes, members of a node)."""
         assert op in self.ops
         assert self.applies(members, fabric)
         (even,) = even_groups(members, fabric)
-        num_groups, num_nodes, per_node = even.blocks.shape
-        inside = bytes_per_edge(op, per_node)
-        between = bytes_per_edge(op, num_nodes)
-        load = loads(
-            joined(
-                [
-                    _ring_edges(even.blocks, np.roll(even.blocks, -1, axis=2), inside),
-                    _ring_edges(even.blocks, np.roll(even.blocks, -1, axis=1), between / per_node),
-                ]
-            ),
-            fabric,
-        )
-        latency = load.edge_latency_s.reshape(2, num_groups, num_nodes, per_node)
-        latency_s = inside * _slowest_s(latency[0].sum(axis=2)) + between * _slowest_s(latency[1].sum(axis=1))
-        return Pattern(load.group, load.link, load.bytes_per_byte, latency_s)
+        return even.blocks
+
+
+def _edges(op: str, num_nodes: int, per_node: int) -> Edges:
+    """Both levels, (2, nodes, members of a node)."""
+    places = np.arange(num_nodes * per_node).reshape(num_nodes, per_node)
+    inside = bytes_per_edge(op, per_node)
+    between = bytes_per_edge(op, num_nodes) / per_node
+    return joined(
+        [
+            _ring_edges(places, np.roll(places, -1, axis=1), inside),
+            _ring_edges(places, np.roll(places, -1, axis=0), between),
+        ]
+    )
+
+
+def _latency_s(op: str, blocks: Ints, latency_by_edge_s: Floats) -> Floats:
+    """(groups,), from the latencies of `_edges`, (groups, edges)."""
+    num_groups, num_nodes, per_node = blocks.shape
+    latency = latency_by_edge_s.reshape(num_groups, 2, num_nodes, per_node)
+    inside = bytes_per_edge(op, per_node) * _slowest_s(latency[:, 0].sum(axis=2))
+    return inside + bytes_per_edge(op, num_nodes) * _slowest_s(latency[:, 1].sum(axis=1))
 
 
 def _ring_edges(source: Ints, target: Ints, bytes_per_byte: float) -> Edges:
-    group = np.broadcast_to(np.arange(len(source))[:, None, None], source.shape)
-    return Edges(group.ravel(), source.ravel(), target.ravel(), np.full(source.size, bytes_per_byte))
+    return Edges(source.ravel(), target.ravel(), np.full(source.size, bytes_per_byte))
 
 
 def _slowest_s(around_s: Floats) -> Floats:

@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 
 from sim.cost.collectives import ALGORITHMS, Pattern
-from sim.cost.collectives.edges import Edges, loads
+from sim.cost.collectives.edges import Edges, edge_latency_s, loads
 from sim.spec.topology import Fabric, Floats, Ints
 
 PAIRS_AT_ONCE = 2**17
@@ -29,32 +29,37 @@ class Pairwise:
         """Any groups."""
         return True
 
+    def latency_s(self, op: str, members: Ints, fabric: Fabric) -> Floats:
+        """Of the longest route."""
+        assert op in self.ops
+        edges = _edges(members.shape[1])
+        some = [edge_latency_s(edges, members[part], fabric) for part in _parts(len(members), len(edges))]
+        return np.concatenate([latency.max(axis=1) for latency in some])
+
     def pattern(self, op: str, members: Ints, fabric: Fabric) -> Pattern:
         """Loads of n (n - 1) messages of S / n bytes in each group."""
         assert op in self.ops
-        num_groups, size = members.shape
-        assert size > 1
-        source_place, target_place = np.nonzero(~np.eye(size, dtype=bool))
-        at_once = max(1, PAIRS_AT_ONCE // len(source_place))
-        parts = []
-        latency_s: list[Floats] = []
-        for start in range(0, num_groups, at_once):
-            some = members[start : start + at_once]
-            edges = Edges(
-                np.repeat(np.arange(start, start + len(some)), len(source_place)),
-                some[:, source_place].ravel(),
-                some[:, target_place].ravel(),
-                np.full(len(some) * len(source_place), 1 / size),
-            )
-            load = loads(edges, fabric)
-            parts.append(load)
-            latency_s.append(load.edge_latency_s.reshape(len(some), -1).max(axis=1))
+        edges = _edges(members.shape[1])
+        parts = _parts(len(members), len(edges))
+        some = [loads(edges, members[part], fabric) for part in parts]
         return Pattern(
-            np.concatenate([part.group for part in parts]),
-            np.concatenate([part.link for part in parts]),
-            np.concatenate([part.bytes_per_byte for part in parts]),
-            np.concatenate(latency_s),
+            np.concatenate([load.group + part.start for load, part in zip(some, parts, strict=True)]),
+            np.concatenate([load.link for load in some]),
+            np.concatenate([load.bytes_per_byte for load in some]),
+            np.concatenate([load.edge_latency_s.max(axis=1) for load in some]),
         )
+
+
+def _edges(size: int) -> Edges:
+    assert size > 1
+    source, target = np.nonzero(~np.eye(size, dtype=bool))
+    return Edges(source, target, np.full(len(source), 1 / size))
+
+
+def _parts(num_groups: int, num_edges: int) -> list[slice]:
+    """Groups that are routed together."""
+    at_once = max(1, PAIRS_AT_ONCE // num_edges)
+    return [slice(start, start + at_once) for start in range(0, num_groups, at_once)]
 
 
 ALGORITHMS.register("pairwise")(Pairwise())

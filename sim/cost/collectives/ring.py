@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
 from sim.cost.collectives import ALGORITHMS, Pattern
-from sim.cost.collectives.edges import Edges, even_groups, joined, loads
+from sim.cost.collectives.edges import Edges, edge_latency_s, even_groups, loads
 from sim.spec.topology import Fabric, Floats, Ints
 
 
@@ -56,44 +58,88 @@ class Ring:
         """Any groups."""
         return True
 
+    def latency_s(self, op: str, members: Ints, fabric: Fabric) -> Floats:
+        """Of the slowest ring."""
+        latency_s = np.zeros(len(members))
+        for rings in self._rings(op, members, fabric):
+            latency_s[rings.rows] = rings.slowest_s(edge_latency_s(rings.edges, rings.members, fabric))
+        return latency_s
+
     def pattern(self, op: str, members: Ints, fabric: Fabric) -> Pattern:
         """Every edge of every ring carries the same bytes; a broadcast leaves out the edges into the first member."""
+        parts: list[tuple[Ints, Ints, Floats]] = []
+        latency_s = np.zeros(len(members))
+        for rings in self._rings(op, members, fabric):
+            load = loads(rings.edges, rings.members, fabric)
+            parts.append((rings.rows[load.group], load.link, load.bytes_per_byte))
+            latency_s[rings.rows] = rings.slowest_s(load.edge_latency_s)
+        group, link, bytes_per_byte = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Pattern(group, link, bytes_per_byte, latency_s)
+
+    def _rings(self, op: str, members: Ints, fabric: Fabric) -> Iterator[_Rings]:
+        """Groups whose messages go between the same places."""
         size = members.shape[1]
         assert size > 1
         assert op in self.ops
         factor = bytes_per_edge(op, size)
-        parts: list[Edges] = []
-        shapes: list[tuple[Ints, tuple[int, ...]]] = []
         for even in even_groups(members, fabric):
-            orders = ring_orders(even.blocks)
-            source, target = orders, np.roll(orders, -1, axis=2)
+            _, num_nodes, per_node = even.blocks.shape
+            orders = ring_orders(np.arange(size).reshape(1, num_nodes, per_node))[0]
+            places = even.blocks.reshape(-1, size)
             if op == "broadcast":
-                source, target = _without_edges_into(members[even.rows, 0], source, target)
-            group = np.broadcast_to(even.rows[:, None, None], source.shape)
-            each = np.full(source.size, factor / orders.shape[1])
-            parts.append(Edges(group.ravel(), source.ravel(), target.ravel(), each))
-            shapes.append((even.rows, source.shape))
-        load = loads(joined(parts), fabric)
-        latency_s = factor * _around_s(load.edge_latency_s, shapes, len(members))
-        return Pattern(load.group, load.link, load.bytes_per_byte, latency_s)
+                for some, root in _by_root(places, members[even.rows, 0]):
+                    edges, number = _edges(orders, per_node, factor, root)
+                    yield _Rings(even.rows[some], places[some], edges, number, factor)
+            else:
+                edges, number = _edges(orders, per_node, factor, None)
+                yield _Rings(even.rows, places, edges, number, factor)
 
 
-def _without_edges_into(root: Ints, source: Ints, target: Ints) -> tuple[Ints, Ints]:
-    """Sources and targets, (groups, rings, members - 1), of the edges that do not end at the group's root."""
-    kept = target != root[:, None, None]
-    shape = (*source.shape[:2], source.shape[2] - 1)
-    return source[kept].reshape(shape), target[kept].reshape(shape)
+@dataclass(frozen=True)
+class _Rings:
+    """Rings of groups that are alike.
+
+    rows: which groups.  members: at their places, (rows, members).  edges: messages, those of one pair of places as
+    one.  number: which of them each step of each ring is, (rings, steps).  factor: see `bytes_per_edge`.
+    """
+
+    rows: Ints
+    members: Ints
+    edges: Edges
+    number: Ints
+    factor: float
+
+    def slowest_s(self, latency_by_edge_s: Floats) -> Floats:
+        """Latency of the slowest ring of each group, (rows,), from those of the edges, (rows, edges)."""
+        slowest: Floats = self.factor * latency_by_edge_s[:, self.number].sum(axis=2).max(axis=1)
+        return slowest
 
 
-def _around_s(edge_latency_s: Floats, shapes: list[tuple[Ints, tuple[int, ...]]], num_groups: int) -> Floats:
-    """Sum of the edges' latencies in the slowest ring of each group."""
-    around = np.zeros(num_groups)
-    start = 0
-    for rows, shape in shapes:
-        end = start + int(np.prod(shape))
-        around[rows] = edge_latency_s[start:end].reshape(shape).sum(axis=2).max(axis=1)
-        start = end
-    return around
+def _by_root(members: Ints, root: Ints) -> list[tuple[Ints, int]]:
+    """Groups, (groups, places), whose roots have the same place, and that place."""
+    place = np.argmax(members == root[:, None], axis=1)
+    return [(np.flatnonzero(place == at), at) for at in sorted(set(place.tolist()))]
+
+
+def _edges(orders: Ints, per_node: int, factor: float, root: int | None) -> tuple[Edges, Ints]:
+    """Messages of all rings, those of one pair of places as one, and which message each step of each ring is.
+
+    Without the steps into `root`. A member sends to one other of its node in all rings but one, in which it sends to
+    the next node. number: (rings, members of a ring), or one less.
+    """
+    num_rings, size = orders.shape
+    leaves_node = np.arange(size) % per_node == per_node - 1
+    slot = orders + np.where(leaves_node, size, 0)
+    target = np.roll(orders, -1, axis=1)
+    if root is not None:
+        slot = slot[target != root].reshape(num_rings, size - 1)
+        target = target[target != root].reshape(num_rings, size - 1)
+    count = np.bincount(slot.ravel(), minlength=2 * size)
+    kept = np.flatnonzero(count)
+    target_of_slot = np.zeros(2 * size, dtype=np.int64)
+    target_of_slot[slot] = target
+    number = np.cumsum(count > 0)[slot] - 1
+    return Edges(kept % size, target_of_slot[kept], count[kept] * (factor / num_rings)), number
 
 
 ALGORITHMS.register("ring")(Ring())

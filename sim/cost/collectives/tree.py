@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
 from sim.cost.collectives import ALGORITHMS, Pattern
-from sim.cost.collectives.edges import Edges, even_groups, joined, loads, members_per_node
+from sim.cost.collectives.edges import Edges, edge_latency_s, even_groups, joined, loads, members_per_node
 from sim.spec.topology import Fabric, Floats, Ints
 
 NUM_TREES = 2
@@ -61,21 +62,59 @@ class Tree:
         per_node = members_per_node(members, fabric)
         return bool(per_node[0] > 0 and (per_node == per_node[0]).all())
 
+    def latency_s(self, op: str, members: Ints, fabric: Fabric) -> Floats:
+        """Of the longest way down; twice for an all_reduce."""
+        trees = self._trees(op, members, fabric)
+        return trees.latency_s(edge_latency_s(trees.down, trees.members, fabric))
+
     def pattern(self, op: str, members: Ints, fabric: Fabric) -> Pattern:
         """Loads of all chains and trees."""
+        trees = self._trees(op, members, fabric)
+        down = trees.down
+        edges = down if trees.is_rooted else joined([down, Edges(down.target, down.source, down.bytes_per_byte)])
+        load = loads(edges, trees.members, fabric)
+        latency_s = trees.latency_s(load.edge_latency_s[:, : len(down)])
+        return Pattern(load.group, load.link, load.bytes_per_byte, latency_s)
+
+    def _trees(self, op: str, members: Ints, fabric: Fabric) -> _Trees:
         assert op in self.ops
         assert members.shape[1] > 1
         assert self.applies(members, fabric)
         (even,) = even_groups(members, fabric)
         is_rooted = op == "broadcast"
         blocks = _from_root(even.blocks, members[:, 0]) if is_rooted else even.blocks
-        parents = tree_parents(blocks.shape[1])
+        num_nodes, per_node = blocks.shape[1:]
+        parents = tree_parents(num_nodes)
         if is_rooted:
             parents = _under_first_node(parents)
-        edges = _down_edges(blocks, parents, is_rooted=is_rooted)
-        load = loads(edges if is_rooted else joined([edges, _reversed(edges)]), fabric)
-        way_s = _longest_way_s(load.edge_latency_s[: len(edges.group)], blocks.shape, parents, is_rooted=is_rooted)
-        return Pattern(load.group, load.link, load.bytes_per_byte, way_s if is_rooted else 2 * way_s)
+        chain, number = _chain_edges(num_nodes, per_node, is_rooted=is_rooted)
+        down = joined([chain, _tree_edges(parents, per_node)])
+        return _Trees(blocks.reshape(members.shape), down, number, parents, is_rooted)
+
+
+@dataclass(frozen=True)
+class _Trees:
+    """Trees and chains, the same in all groups.
+
+    members: at their places, (groups, members).  down: messages away from the roots, of chains and then of trees.
+    number: which message each step of each chain is, (nodes, k, k - 1).  parents: see `tree_parents`.
+    is_rooted: of a broadcast.
+    """
+
+    members: Ints
+    down: Edges
+    number: Ints
+    parents: Ints
+    is_rooted: bool
+
+    def latency_s(self, latency_by_edge_s: Floats) -> Floats:
+        """(groups,), from the latencies of `down`, (groups, edges)."""
+        per_node = self.number.shape[1]
+        num_tree_edges = int((self.parents >= 0).sum()) * per_node
+        chain_s = latency_by_edge_s[:, self.number]
+        tree_s = latency_by_edge_s[:, len(self.down) - num_tree_edges :]
+        way_s = _longest_way_s(chain_s, tree_s, self.parents, is_rooted=self.is_rooted)
+        return way_s if self.is_rooted else 2 * way_s
 
 
 def _from_root(blocks: Ints, root: Ints) -> Ints:
@@ -107,52 +146,46 @@ def _chains(num_nodes: int, per_node: int, *, is_rooted: bool) -> Ints:
     return chains
 
 
-def _down_edges(blocks: Ints, parents: Ints, *, is_rooted: bool) -> Edges:
-    """Chain edges, (groups, nodes, k, k - 1) with S / k each, then tree edges, (groups, edges, k) with S / 2k each."""
-    num_groups, num_nodes, per_node = blocks.shape
-    chains = blocks[:, np.arange(num_nodes)[:, None, None], _chains(num_nodes, per_node, is_rooted=is_rooted)]
+def _chain_edges(num_nodes: int, per_node: int, *, is_rooted: bool) -> tuple[Edges, Ints]:
+    """Messages of S / k for each chain that passes, those from one member to the next as one.
+
+    Second: which message each step of each chain is, (nodes, k, k - 1).
+    """
+    first = np.arange(num_nodes)[:, None, None] * per_node
+    source = first + _chains(num_nodes, per_node, is_rooted=is_rooted)[:, :, :-1]
+    count = np.bincount(source.ravel(), minlength=num_nodes * per_node)
+    kept = np.flatnonzero(count)
+    target = kept // per_node * per_node + (kept + 1) % per_node
+    return Edges(kept, target, count[kept] / per_node), np.cumsum(count > 0)[source] - 1
+
+
+def _tree_edges(parents: Ints, per_node: int) -> Edges:
+    """From each parent to its child, (edges of both trees, k), S / 2k each."""
     tree, child = np.nonzero(parents >= 0)
-    parts = [
-        (chains[..., :-1], chains[..., 1:], 1 / per_node),
-        (blocks[:, parents[tree, child]], blocks[:, child], 1 / (NUM_TREES * per_node)),
-    ]
-    return joined(
-        [
-            Edges(
-                np.repeat(np.arange(num_groups), source.size // num_groups),
-                source.ravel(),
-                target.ravel(),
-                np.full(source.size, bytes_per_byte),
-            )
-            for source, target, bytes_per_byte in parts
-        ]
-    )
+    position = np.arange(per_node)
+    source = parents[tree, child][:, None] * per_node + position
+    target = child[:, None] * per_node + position
+    return Edges(source.ravel(), target.ravel(), np.full(source.size, 1 / (NUM_TREES * per_node)))
 
 
-def _reversed(edges: Edges) -> Edges:
-    return Edges(edges.group, edges.target, edges.source, edges.bytes_per_byte)
-
-
-def _longest_way_s(edge_latency_s: Floats, shape: tuple[int, ...], parents: Ints, *, is_rooted: bool) -> Floats:
+def _longest_way_s(chain_step_s: Floats, tree_edge_s: Floats, parents: Ints, *, is_rooted: bool) -> Floats:
     """Time for an empty message from the roots to the end of the last chain: (groups,).
 
-    edge_latency_s: in the order of `_down_edges`.
+    chain_step_s: (groups, nodes, k, k - 1).  tree_edge_s: (groups, edges of both trees x k).
     """
-    num_groups, num_nodes, per_node = shape
-    num_chain_edges = num_groups * num_nodes * per_node * (per_node - 1)
-    chain_s = edge_latency_s[:num_chain_edges].reshape(num_groups, num_nodes, per_node, per_node - 1)
+    num_groups, num_nodes, per_node = chain_step_s.shape[:3]
     tree, child = np.nonzero(parents >= 0)
     up_s = np.zeros((num_groups, NUM_TREES, num_nodes, per_node))
-    up_s[:, tree, child] = edge_latency_s[num_chain_edges:].reshape(num_groups, len(child), per_node)
+    up_s[:, tree, child] = tree_edge_s.reshape(num_groups, len(child), per_node)
     way_s = np.zeros_like(up_s)
     if is_rooted:
-        way_s[:, :, 1:, 1:] += chain_s[:, 0, 0].cumsum(axis=1)[:, None, None]
+        way_s[:, :, 1:, 1:] += chain_step_s[:, 0, 0].cumsum(axis=1)[:, None, None]
     parent_or_self = np.where(parents < 0, np.arange(num_nodes), parents)
     at = np.tile(np.arange(num_nodes), (NUM_TREES, 1))
     while (np.take_along_axis(parents, at, axis=1) >= 0).any():
         way_s += up_s[:, np.arange(NUM_TREES)[:, None], at]
         at = np.take_along_axis(parent_or_self, at, axis=1)
-    longest: Floats = (way_s + chain_s.sum(axis=3)[:, None]).max(axis=(1, 2, 3))
+    longest: Floats = (way_s + chain_step_s.sum(axis=3)[:, None]).max(axis=(1, 2, 3))
     return longest
 
 

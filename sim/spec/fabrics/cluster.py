@@ -119,7 +119,7 @@ class Cluster:
         rows = [(local, source[local]), (local, target[local] + self.num_gpus)]
         latency_s = np.zeros(len(source))
         latency_s[local] = 2 * self.hop_latency_s[0]
-        share = np.ones(0)
+        num_spread = 0
         if len(remote):
             rows += self._to_leaves(remote, source[remote], target[remote])
             latency_s[remote] = 2 * (self.hop_latency_s[1] + self.hop_latency_s[2])
@@ -128,12 +128,15 @@ class Cluster:
             crossing = remote[leaf_in[remote] != leaf_out[remote]]
             latency_s[crossing] += 2 * self.hop_latency_s[3]
             rows += self._over_spines(crossing, leaf_in[crossing], leaf_out[crossing])
-            share = np.full(2 * len(crossing) * self.num_spines, 1 / self.num_spines)
+            num_spread = 2 * len(crossing) * self.num_spines
         pair = np.concatenate([pair for pair, _ in rows])
+        share = np.ones(len(pair))
+        if num_spread:
+            share[-num_spread:] = 1 / self.num_spines
         return Routes(
             pair=pair,
             link=np.concatenate([link for _, link in rows]),
-            share=np.concatenate([np.ones(len(pair) - len(share)), share]),
+            share=share,
             latency_s=latency_s,
         )
 
