@@ -79,6 +79,8 @@ def fuse(program: Program, alone: Alone) -> Runs:
         ends = np.append(bases[1:], rank.end)
         # A block's first repetition may have nothing before it, so the last one is looked at.
         chosen = [np.flatnonzero(rank.shapes == shape)[-1] for shape in range(int(rank.shapes.max()) + 1)]
+        if not any(finder.may_be_run(range(int(bases[b]), int(ends[b]))) for b in chosen):
+            continue
         blocks = [finder.inside(range(int(bases[b]), int(ends[b]))) for b in chosen]
         # On a loose stream, something of an earlier block may still run when a block begins.
         loose = frozenset[int]().union(*(block.loose for block in blocks))
@@ -154,6 +156,11 @@ class _Finder:
     is_alone: NDArray[np.bool_]
     known: dict[PhaseKey, Phase]
     runs: dict[tuple[object, ...], Run]
+
+    def may_be_run(self, slots: range) -> bool:
+        """Whether all that the next block waits for is alone: a quick look, as with a slow GPU it never is."""
+        own = slice(slots.start, slots.stop)
+        return bool((self.is_alone[own] | np.isin(self.edges.program.stream[own], BACKGROUND)).all())
 
     def inside(self, slots: range) -> _Inside:
         """A block. Its operations stand in an order in which each comes after what it waits for."""

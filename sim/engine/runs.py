@@ -199,38 +199,44 @@ class Progress:
         self._entries: list[tuple[int, float, Changes]] = [(0, start_s, [(0.0, rate)])]
         self._played: dict[int, tuple[list[float], list[float]]] = {}
 
-    def change(self, now_s: float, rate: float) -> float:
-        """The rate is another one from now on; when the run ends, if it stays."""
+    def change(self, now_s: float, rate: float) -> None:
+        """The rate is another one from now on."""
         run = self.run
         phase, start_s, changes = self._entries[-1]
         if len(changes) > 1:
             end_s = start_s + self._phase_s(phase)
             if now_s < end_s:
                 changes.append((now_s - start_s, rate))
-                return self._replay()
+                del self._played[phase]
+                return
             phase, start_s, changes = phase + 1, end_s, [(0.0, changes[-1][1])]
             self._entries.append((phase, start_s, changes))
         old = changes[0][1]
         ends, begin = run.ends(old), run.begin(phase, old)
         current = bisect_right(ends, now_s - start_s + begin)
         if current == len(ends):
-            return now_s
+            return
         started_s = start_s + run.begin(current, old) - begin
         if current == phase:
             self._entries.pop()
         self._entries.append((current, started_s, [(0.0, old), (max(now_s - started_s, 0.0), rate)]))
-        return self._replay()
+
+    def end_s(self) -> float:
+        """When the run ends, if the rate stays."""
+        phase, start_s, changes = self._entries[-1]
+        ends = self.run.ends(changes[-1][1])
+        if len(changes) > 1:
+            return start_s + self._phase_s(phase) + ends[-1] - ends[phase]
+        return start_s + ends[-1] - self.run.begin(phase, changes[0][1])
 
     def _phase_s(self, phase: int) -> float:
-        """Time of a phase with several rates."""
-        return max(self._played[phase][1])
+        """Time of the last phase with several rates."""
+        return max(self._times(phase)[1])
 
-    def _replay(self) -> float:
-        """End of the run, when its last entry has another rate."""
-        phase, start_s, changes = self._entries[-1]
-        self._played[phase] = self.run.phases[phase].play(changes)
-        ends = self.run.ends(changes[-1][1])
-        return start_s + self._phase_s(phase) + ends[-1] - ends[phase]
+    def _times(self, phase: int) -> tuple[list[float], list[float]]:
+        if phase not in self._played:
+            self._played[phase] = self.run.phases[phase].play(self._entries[-1][2])
+        return self._played[phase]
 
     def parts(self) -> list[Part]:
         """The whole run, once it is over."""

@@ -53,16 +53,20 @@ class _Rates(dict[int, float]):
 
 class _Gang:
     """Operations (or one run) that compute on as many ranks, started at one instant, with the same work at one rate:
-    they are one event. left_s: work at `since_s`, in seconds at rate 1."""
+    they are one event.
 
-    __slots__ = ("event", "left_s", "numbers", "rate", "since_s")
+    left_s: work at `since_s`, in seconds at rate 1 (of a run, all of it).  assumed: rate with which the event was
+    scheduled.  is_late: the rate was below it since, so that the event comes too early and the end is looked at then.
+    """
 
-    def __init__(self, numbers: list[int], left_s: float, since_s: float, rate: float, event: simpy.Event) -> None:
-        self.numbers = numbers
-        self.left_s = left_s
-        self.since_s = since_s
-        self.rate = rate
+    __slots__ = ("assumed", "event", "is_late", "left_s", "numbers", "rate", "since_s")
+
+    def __init__(self, event: simpy.Event) -> None:
         self.event = event
+        self.numbers: list[int] = []
+        self.left_s = self.since_s = 0.0
+        self.rate = self.assumed = 1.0
+        self.is_late = False
 
 
 class ComputeStreams:
@@ -117,13 +121,8 @@ class ComputeStreams:
             self._open(numbers, work_s[numbers[0]], rate[rank_of[numbers[0]]])
 
     def _open(self, numbers: list[int], work_s: float, rate: float) -> None:
-        now_s = self._env.now
-        if self._used:
-            gang = self._used.pop()
-            gang.numbers, gang.left_s, gang.since_s, gang.rate = numbers, work_s, now_s, rate
-        else:
-            gang = _Gang(numbers, work_s, now_s, rate, triggered(self._env))
-            gang.event._value = gang  # noqa: SLF001 - as in `triggered`
+        gang = self._used.pop() if self._used else self._new()
+        gang.numbers, gang.left_s, gang.since_s, gang.rate = numbers, work_s, self._env.now, rate
         gang_of, rank_of = self._gang, self._rank
         for number in numbers:
             gang_of[rank_of[number]] = gang
@@ -134,17 +133,37 @@ class ComputeStreams:
             else:
                 self.slow_from_start[numbers[0]] = rate
                 work_s = run.ends(rate)[-1]
+        self._schedule(gang, work_s)
+
+    def _new(self) -> _Gang:
+        gang = _Gang(triggered(self._env))
+        gang.event._value = gang  # noqa: SLF001 - as in `triggered`
+        return gang
+
+    def _schedule(self, gang: _Gang, delay_s: float) -> None:
+        gang.assumed = gang.rate
+        gang.is_late = False
         gang.event.callbacks = self._callbacks
-        self._env.schedule(gang.event, NORMAL, work_s)
+        self._env.schedule(gang.event, NORMAL, delay_s)
 
     def _end(self, event: simpy.Event) -> None:
         gang: _Gang = event._value  # noqa: SLF001 - as in `triggered`
+        if gang.is_late and (left_s := self._until_end_s(gang)) > 0:
+            self._schedule(gang, left_s)
+            return
         numbers = gang.numbers
         gang_of, rank_of = self._gang, self._rank
         for number in numbers:
             gang_of[rank_of[number]] = None
         self._used.append(gang)
         self._on_end(numbers)
+
+    def _until_end_s(self, gang: _Gang) -> float:
+        """Time until the gang ends at its present rate, s."""
+        now_s, number = self._env.now, gang.numbers[0]
+        if self._runs[number] is not None:
+            return self.changed[number].end_s() - now_s
+        return (gang.left_s - (now_s - gang.since_s) * gang.rate) / gang.rate
 
     def communication(self, number: int, sign: int) -> None:
         """Communication starts (+1) or ends (-1): the rates of its ranks change."""
@@ -165,11 +184,11 @@ class ComputeStreams:
     def _turn(self, gang: _Gang, ranks: list[int]) -> None:
         """The rate has changed on some ranks of a gang: those leave it unless all changed alike."""
         if len(gang.numbers) == 1:
-            self._move_end(gang, self._rate[ranks[0]])
+            self._change(gang, self._rate[ranks[0]])
             return
         rates = {self._rate[rank] for rank in ranks}
         if len(ranks) == len(gang.numbers) and len(rates) == 1:
-            self._move_end(gang, rates.pop())
+            self._change(gang, rates.pop())
             return
         number_of = {self._rank[number]: number for number in gang.numbers}
         leaving = {rank: number_of.pop(rank) for rank in ranks}
@@ -177,27 +196,33 @@ class ComputeStreams:
         if not gang.numbers:
             gang.event.callbacks = []
         for rate in sorted(rates):
-            numbers = [number for rank, number in leaving.items() if self._rate[rank] == rate]
-            own = _Gang(numbers, gang.left_s, gang.since_s, gang.rate, triggered(self._env))
-            for number in numbers:
+            own = self._new()
+            own.numbers = [number for rank, number in leaving.items() if self._rate[rank] == rate]
+            own.left_s, own.since_s, own.rate = gang.left_s, gang.since_s, gang.rate
+            for number in own.numbers:
                 self._gang[self._rank[number]] = own
-            self._move_end(own, rate)
+            self._advance(own, rate)
+            self._schedule(own, max(self._until_end_s(own), 0.0))
 
-    def _move_end(self, gang: _Gang, rate: float) -> None:
-        """A gang ends at another moment; the event that stood for its end does nothing."""
-        now_s = self._env.now
-        number = gang.numbers[0]
+    def _advance(self, gang: _Gang, rate: float) -> None:
+        """The gang goes on at another rate."""
+        now_s, number = self._env.now, gang.numbers[0]
         run = self._runs[number]
         if run is None:
             gang.left_s = max(gang.left_s - (now_s - gang.since_s) * gang.rate, 0.0)
-            delay_s = gang.left_s / rate
             gang.since_s = now_s
         else:
             if number not in self.changed:
                 self.changed[number] = Progress(run, gang.since_s, gang.rate)
-            delay_s = max(self.changed[number].change(now_s, rate) - now_s, 0.0)
+            self.changed[number].change(now_s, rate)
         gang.rate = rate
+
+    def _change(self, gang: _Gang, rate: float) -> None:
+        """A gang ends later, which its event will find, or earlier, so that another event must stand for its end."""
+        self._advance(gang, rate)
+        if rate <= gang.assumed:
+            gang.is_late = True
+            return
         gang.event.callbacks = []
         gang.event = triggered(self._env, gang)
-        gang.event.callbacks = self._callbacks
-        self._env.schedule(gang.event, NORMAL, delay_s)
+        self._schedule(gang, max(self._until_end_s(gang), 0.0))

@@ -66,7 +66,8 @@ def test_changes_one_by_one_give_what_all_of_them_at_once_give(
         if moment >= end_s:
             break
         changes.append((moment, other))
-        end_s = progress.change(moment, other)
+        progress.change(moment, other)
+        end_s = progress.end_s()
     starts, ends = whole.play(changes)
     assert max(ends) == pytest.approx(end_s, rel=1e-12, abs=1e-12)
     found = times(progress, run)
