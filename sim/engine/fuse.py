@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.runs import Phase, PhaseKey, Run, phases
-from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD
+from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD, STREAMS
 from sim.program.program import Program
 from sim.program.ranks import STREAM_INDEX
 from sim.spec.topology import Floats, Ints
 
-BACKGROUND = [STREAM_INDEX[name] for name in (PP_FORWARD, PP_BACKWARD, "dp_reduce", "dp_gather")]
-"""Streams whose operations the next block does not wait for."""
+IS_BACKGROUND = np.isin(STREAMS, [PP_FORWARD, PP_BACKWARD, "dp_reduce", "dp_gather"])
+"""(streams,) those whose operations the next block does not wait for."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class _Edges:
         enters = is_member[target - slots.start] & (target != members[0])
         enters &= (source < slots.start) | (source >= slots.stop)
         source, target = source[enters], target[enters]
-        if not (self._in_order(source, target) | np.isin(source, begins)).all():
+        if not (self._in_order(source, target) | (source[:, None] == begins).any(axis=1)).all():
             return True
         reached, origin = self._near(self._out_of, slots)
         leaves = is_member[origin - slots.start] & (origin != last)
@@ -160,14 +160,14 @@ class _Finder:
     def may_be_run(self, slots: range) -> bool:
         """Whether all that the next block waits for is alone: a quick look, as with a slow GPU it never is."""
         own = slice(slots.start, slots.stop)
-        return bool((self.is_alone[own] | np.isin(self.edges.program.stream[own], BACKGROUND)).all())
+        return bool((self.is_alone[own] | IS_BACKGROUND[self.edges.program.stream[own]]).all())
 
     def inside(self, slots: range) -> _Inside:
         """A block. Its operations stand in an order in which each comes after what it waits for."""
         edges, program = self.edges, self.edges.program
         before = edges.within(slots)
         stream = program.stream[slots.start : slots.stop]
-        last = int(np.flatnonzero(~np.isin(stream, BACKGROUND))[-1])
+        last = int(np.flatnonzero(~IS_BACKGROUND[stream])[-1])
         in_run = np.zeros(len(slots), dtype=bool)
         in_run[last] = True
         for index in range(last, -1, -1):

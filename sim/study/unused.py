@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from sim.cost.collectives import OPS
 from sim.program.stage import replication
 from sim.results.traffic import TrafficRow
 from sim.spec.conditions import Conditions
 from sim.spec.degraded import cables, path_of
 from sim.spec.layout import axis_sizes, edp, num_stages
+from sim.spec.network import Algorithms
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric
 
@@ -25,6 +25,7 @@ def unused(scenario: Scenario, fabric: Fabric, rows: Iterable[TrafficRow]) -> li
         *_replicas(scenario),
         *_axes(scenario, fabric),
         *_algorithms(rows),
+        *_slowdown(rows),
         *_conditions(scenario.conditions, fabric, idle_tiers),
     ]
 
@@ -69,9 +70,14 @@ def _axes(scenario: Scenario, fabric: Fabric) -> Iterator[tuple[str, str]]:
 
 def _algorithms(rows: Iterable[TrafficRow]) -> Iterator[tuple[str, str]]:
     used = {row.op for row in rows}
-    for op in OPS:
+    for op in Algorithms.model_fields:
         if op not in used:
             yield f"network.algorithms.{op}", f"this step has no {op}"
+
+
+def _slowdown(rows: list[TrafficRow]) -> Iterator[tuple[str, str]]:
+    if not rows:
+        yield "training.overlap.compute_slowdown", "no communication runs beside a kernel"
 
 
 def _conditions(conditions: Conditions, fabric: Fabric, idle_tiers: set[str]) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,8 @@ topology: single-node-h100
 training: {seq_len: 4096, global_batch: 16, micro_batch: 1, precision: bf16, recompute: none}
 """
 TWO_NODES = ONE_NODE.replace("single-node-h100", "{use: dgx-h100, nodes: 2}")
+ONE_GPU = ONE_NODE.replace("single-node-h100", "{use: single-node-h100, gpus_per_node: 1}")
+ALONE = LAYOUT.format(tp=1, sp="false", pp=1, dp=1, zero=0)
 NO_REPLICAS = LAYOUT.format(tp=4, sp="true", pp=2, dp=1, zero=1)
 ONLY_DATA = LAYOUT.format(tp=1, sp="false", pp=1, dp=8, zero=0)
 ALL_AXES = LAYOUT.format(tp=4, sp="true", pp=2, dp=2, zero=1)
@@ -47,6 +49,7 @@ def paths_of(scenario: Scenario) -> list[str]:
         (ONE_NODE + NO_REPLICAS, "layout.order", "pp-tp-cp-ep-dp"),
         (ONE_NODE + ONLY_DATA, "training.overlap.tensor", "false"),
         (ONE_NODE + ONLY_DATA, "layout.order", "dp-tp-pp"),
+        (ONE_GPU + ALONE, "training.overlap.compute_slowdown", "false"),
         (ONE_NODE + ONLY_DATA, "network.algorithms.all_gather", "ring"),
         (ONE_NODE + ONLY_DATA.replace("1f1b}", "1f1b, stage_layers: [32]}"), "layout.stage_layers", "[32]"),
     ],
