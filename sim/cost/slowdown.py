@@ -3,13 +3,21 @@
 Communication kernels take streaming multiprocessors, memory bandwidth and power from the kernels beside them. Little is
 published, so the factors of `Gpu.slowdown` are priors, never fitted to the time of a step:
 
-- Galvatron (PKU-DAIR/Hetu-Galvatron) measured a factor of 1.126; on which GPU is not known here.
+- Galvatron's profiler (PKU-DAIR/Hetu-Galvatron, profile_overlap.py) runs products of 1024 x 4096 x 4096 beside an
+  all_reduce of 4096 x 4096 values and keeps the larger of the slowdowns of the two, so that it bounds that of the
+  product. Its stored coefficient is 1.126, on a GPU that it does not name; copies of the repository hold 1.080, 1.091,
+  1.123, 1.146 and 1.263 (Thinkin999, Time-has-wings, Fizzmy, AFDWang, moodom), its documentation says 1.1 to 1.3.
+  Sailor (saha18uiuc/sailor, overlap_coe_dicts.json) stores 1.34 for four V100 and 1.59 for eight.
 - Lee et al. (arXiv 2507.03114) measured GPT and LLaMA models on four A100, H100, MI210 or MI250: 1.189 on average, 1.40
   at most.
 - DeepEP's kernels take 20 SMs by default (DeepSeek-V3, arXiv 2412.19437): num_sms / (num_sms - 20) for kernels that are
-  limited by SMs.
+  limited by SMs. Its version 2 says that it takes several times fewer.
+- On A100 SXM a GEMM took 1.76 times as long and attention 1.83 times beside an all_gather inside a node (NVIDIA/nccl
+  issue 1428, one report): NCCL's authors name the memory, which it reads and writes two or three times a byte.
 
-Not known: how the factor depends on the message and on the kernel, and by how much communication slows down in turn.
+Error: one factor for all kernels is too high for a GEMM that leaves memory idle beside a transfer between nodes, and too
+low for a memory-bound kernel beside NVLink at its full rate. Not known: how it depends on the message and on the kernel,
+and by how much communication slows down in turn.
 """
 
 from __future__ import annotations
@@ -29,6 +37,9 @@ def slowdown_factor(op: str, gpu: Gpu) -> float:
         case "send":
             return float(factors.send)
         case _:
+            assert op in {"all_reduce", "all_gather", "reduce_scatter", "broadcast"}, (
+                f"{op} slows nothing that is known"
+            )
             return float(factors.collective)
 
 

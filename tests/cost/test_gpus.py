@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,24 @@ def test_backward_attention_is_no_faster_per_flop_than_forward(name: str) -> Non
     gpu = load(name)
     assert gpu.attention.backward.flop_frac <= gpu.attention.forward.flop_frac
     assert gpu.attention.backward.s_half >= gpu.attention.forward.s_half
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_slowdown_by_experts_tokens_is_that_of_the_sms_that_its_source_takes(name: str) -> None:
+    gpu = load(name)
+    taken = re.match(r"estimated: (\d+) SMs without the (\d+)", gpu.sources["slowdown.all_to_all"])
+    if taken is None:
+        assert gpu.slowdown.all_to_all == gpu.slowdown.collective
+    else:
+        of, without = map(int, taken.groups())
+        assert of == gpu.num_sms
+        assert gpu.slowdown.all_to_all == pytest.approx(of / (of - without), abs=5e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sends_slow_kernels_as_their_source_says_like_collectives(name: str) -> None:
+    gpu = load(name)
+    assert gpu.slowdown.send == gpu.slowdown.collective
 
 
 def test_a_peak_without_a_share_is_refused() -> None:

@@ -4,11 +4,18 @@ import gzip
 import itertools
 import json
 from collections import Counter, defaultdict
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from sim.errors import SimError
 from sim.report.trace import write_traces
+from sim.results.idle import compute_slots
+from sim.simulation import run
+
+ALONE = {"layout.tp": 2, "layout.pp": 2, "training.overlap.compute_slowdown": False}
+"""Nothing makes a kernel longer than alone."""
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +86,46 @@ def test_kernels_of_each_cause_last_as_long_as_the_result_says(traces):
         slowdown = causes.get("compute_slowdown", 0.0)
         assert sum(lasted.values()) == pytest.approx(alone + slowdown, abs=1e-9 * number.total())
         assert {"gemm", "attention", "memory_bound", "optimizer"} <= set(lasted)
+
+
+def _compute_ns(simulation, folder):
+    """(start, length) of every kernel of rank 0's compute stream, in order, ns."""
+    (path,) = write_traces(simulation, folder, [0])
+    kernels = _kernels(json.loads(gzip.decompress(path.read_bytes())))
+    spans = [(kernel["ts"], kernel["dur"]) for kernel in kernels if "cause" in kernel["args"]]
+    return np.array(sorted((round(start * 1000), round(length * 1000)) for start, length in spans))
+
+
+def test_kernels_of_an_operation_that_took_longer_take_longer_by_the_same_factor(small, tmp_path):
+    simulation = run(small(ALONE))
+    timeline = simulation.timeline
+    sizes = np.array([len(times) for times in timeline.kernel_s])[timeline.program.payload]
+    slots = compute_slots(timeline, 0)
+    slot = slots[np.flatnonzero(sizes[slots] > 2)[1]]
+    start_s, end_s = timeline.start_s[slot], timeline.end_s[slot]
+    # Twice as long: all that comes later in the step comes later by as much.
+    later_s = end_s - start_s
+    after = replace(
+        timeline,
+        start_s=timeline.start_s + later_s * (timeline.start_s >= end_s),
+        end_s=timeline.end_s + later_s * (timeline.end_s >= end_s),
+        step_s=timeline.step_s + later_s,
+    )
+    before_ns = _compute_ns(simulation, tmp_path / "before")
+    after_ns = _compute_ns(replace(simulation, timeline=after), tmp_path / "after")
+    first = np.searchsorted(before_ns[:, 0], round(start_s * 1e9))
+    mine = slice(first, first + sizes[slot])
+    longer = after_ns[:, 1] - before_ns[:, 1]
+    assert before_ns[mine, 1].min() > 1000
+    assert longer[mine] == pytest.approx(before_ns[mine, 1], abs=3), "edges are whole ns"
+    assert after_ns[mine][-1].sum() == round((end_s + later_s) * 1e9)
+    assert np.abs(np.delete(longer, mine)).max() <= 1
+
+
+def test_kernels_of_a_slow_gpu_take_as_much_longer_as_it_is_slow(small, tmp_path):
+    fast, slow = run(small(ALONE)), run(small({**ALONE, "conditions.gpus": {0: 0.5}}))
+    one, other = _compute_ns(fast, tmp_path / "fast"), _compute_ns(slow, tmp_path / "slow")
+    assert other[:, 1] == pytest.approx(2 * one[:, 1], abs=3), "edges are whole ns"
 
 
 def test_communication_is_named_as_nccl_names_it_and_nothing_else_is(traces):
