@@ -15,9 +15,9 @@ published, so the factors of `Gpu.slowdown` are priors, never fitted to the time
 - On A100 SXM a GEMM took 1.76 times as long and attention 1.83 times beside an all_gather inside a node (NVIDIA/nccl
   issue 1428, one report): NCCL's authors name the memory, which it reads and writes two or three times a byte.
 
-Error: one factor for all kernels is too high for a GEMM that leaves memory idle beside a transfer between nodes, and too
-low for a memory-bound kernel beside NVLink at its full rate. Not known: how it depends on the message and on the kernel,
-and by how much communication slows down in turn.
+Error: one factor for all kernels is too high for a GEMM beside a transfer between nodes, which leaves it most of the
+memory's rate, and too low for a memory-bound kernel beside NVLink at its full rate. Not known: how it depends on the
+message and on the kernel, and by how much communication slows down in turn.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -17,7 +16,6 @@ from sim.program.ranks import STREAM_INDEX, Payloads, RankTable, rank_table
 from sim.program.shapes import BYTES, shapes
 from sim.program.stage import (
     DEFAULT_PREFETCH_LAYERS,
-    Replication,
     Unit,
     backward_block,
     end_block,
@@ -88,41 +86,52 @@ def _paced(program: Program, scenario: Scenario, speed: Floats) -> Program:
 def _rank_tables(scenario: Scenario, payloads: Payloads) -> list[RankTable]:
     """One table for each pipeline rank."""
     layout = scenario.layout
-    rep = replication(scenario)
-    s = shapes(scenario)
     prefetch = scenario.training.prefetch_layers
     ahead = DEFAULT_PREFETCH_LAYERS if prefetch is None else prefetch
+    blocks = _Blocks(scenario)
     tables = []
     for pp_rank, actions in enumerate(schedule_table(scenario)):
-        stages = {stage: units_of_stage(scenario, stage, s) for stage in range(pp_rank, num_stages(layout), layout.pp)}
-        block_of = _blocks(scenario, rep, stages, actions)
+        stages = range(pp_rank, num_stages(layout), layout.pp)
         sequence: list[Action | None] = [*actions, None]
-        blocks = [block_of(action) for action in actions] + [end_block(scenario, pp_rank, rep, stages)]
-        tables.append(rank_table(sequence, blocks, payloads, prefetch=ahead))
+        tables.append(rank_table(sequence, blocks.of_rank(pp_rank, stages, actions), payloads, prefetch=ahead))
     return tables
 
 
-def _blocks(
-    scenario: Scenario, rep: Replication, stages: dict[int, tuple[Unit, ...]], actions: tuple[Action, ...]
-) -> Callable[[Action], Block]:
-    """The block of an action; actions that do the same share one."""
-    first = {stage: next(a for a in actions if (a.stage, a.kind) == (stage, Kind.F)) for stage in stages}
-    last = {stage: next(a for a in reversed(actions) if (a.stage, a.kind) == (stage, Kind.B)) for stage in stages}
-    built: dict[tuple[int, Kind, bool], Block] = {}
+class _Blocks:
+    """Blocks of actions, on whatever rank; those that do the same are one."""
 
-    def block(action: Action) -> Block:
-        stage = action.stage
-        is_edge = action in (first[stage], last[stage])
-        key = (stage, action.kind, is_edge)
-        if key not in built:
-            send = _send(scenario, action)
-            if action.kind is Kind.F:
-                built[key] = forward_block(stages[stage], rep, is_first=is_edge, send=send)
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._rep = replication(scenario)
+        self._shapes = shapes(scenario)
+        self._units: dict[Unit, Unit] = {}
+        self._built: dict[tuple[object, ...], Block] = {}
+
+    def of_rank(self, pp_rank: int, stages: range, actions: tuple[Action, ...]) -> list[Block]:
+        """A block for each action of a pipeline rank, and the one that ends the step."""
+        first = {stage: next(a for a in actions if (a.stage, a.kind) == (stage, Kind.F)) for stage in stages}
+        last = {stage: next(a for a in reversed(actions) if (a.stage, a.kind) == (stage, Kind.B)) for stage in stages}
+        units = {stage: self._units_of(stage) for stage in stages}
+        blocks = []
+        for action in actions:
+            is_edge = action in (first[action.stage], last[action.stage])
+            blocks.append(self._block(units[action.stage], action.kind, _send(self._scenario, action), is_edge=is_edge))
+        return [*blocks, end_block(self._scenario, pp_rank, self._rep, units)]
+
+    def _units_of(self, stage: int) -> tuple[Unit, ...]:
+        """Units of a stage, one object for all that are equal."""
+        units = units_of_stage(self._scenario, stage, self._shapes)
+        return tuple(self._units.setdefault(unit, unit) for unit in units)
+
+    def _block(self, units: tuple[Unit, ...], kind: Kind, send: Send | None, *, is_edge: bool) -> Block:
+        key = (*map(id, units), kind, send, is_edge)
+        if key not in self._built:
+            if kind is Kind.F:
+                self._built[key] = forward_block(units, self._rep, is_first=is_edge, send=send)
             else:
-                built[key] = backward_block(stages[stage], rep, scenario.training, is_last=is_edge, send=send)
-        return built[key]
-
-    return block
+                training = self._scenario.training
+                self._built[key] = backward_block(units, self._rep, training, is_last=is_edge, send=send)
+        return self._built[key]
 
 
 def _send(scenario: Scenario, action: Action) -> Send | None:

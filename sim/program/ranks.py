@@ -19,11 +19,12 @@ STREAM_INDEX = {name: index for index, name in enumerate(STREAMS)}
 
 
 class Payloads:
-    """Distinct payloads, numbered in the order in which they were first seen."""
+    """Distinct payloads, numbered in the order in which they were first seen, and the blocks that were compiled."""
 
     def __init__(self) -> None:
         self.items: list[Payload] = []
         self._index: dict[Payload, int] = {}
+        self._compiled: dict[int, _Compiled] = {}
 
     def index(self, payload: Payload) -> int:
         """Number of `payload`."""
@@ -31,6 +32,12 @@ class Payloads:
         if number == len(self.items):
             self.items.append(payload)
         return number
+
+    def compiled(self, block: Block) -> _Compiled:
+        """The block as arrays; the same object is compiled once, and kept."""
+        if id(block) not in self._compiled:
+            self._compiled[id(block)] = _compile(block, self)
+        return self._compiled[id(block)]
 
 
 @dataclass(frozen=True)
@@ -162,12 +169,7 @@ def rank_table(
 
     prefetch: how many ZeRO-3 units are gathered ahead of the one that computes.
     """
-    compiled: dict[int, _Compiled] = {}
-    stamps = []
-    for block in blocks:
-        if id(block) not in compiled:
-            compiled[id(block)] = _compile(block, payloads)
-        stamps.append(compiled[id(block)])
+    stamps = [payloads.compiled(block) for block in blocks]
     sizes = np.array([len(stamp.payload) for stamp in stamps], dtype=np.int64)
     bases = np.concatenate([[0], np.cumsum(sizes)])[:-1].tolist()
     joints = _Joints(prefetch)

@@ -43,7 +43,6 @@ DEFAULT_PREFETCH_LAYERS = 1
 class Unit:
     """A part of a stage whose parameters are gathered and reduced together: the embedding, a layer, or the head."""
 
-    label: str
     pieces: tuple[Piece, ...]
     shard: Shard
     is_layer: bool
@@ -108,12 +107,12 @@ def units_of_stage(scenario: Scenario, stage: int, s: Shapes) -> tuple[Unit, ...
     last_stage = num_stages(layout) - 1
     units = []
     if stage == 0:
-        units.append(Unit("embedding", embedding(model, s), embedding_shard(scenario), is_layer=False))
+        units.append(Unit(embedding(model, s), embedding_shard(scenario), is_layer=False))
     for index in layers_of_stages(layout, model.num_layers)[stage]:
         shard = layer_shard(scenario, index)
-        units.append(Unit(f"layer {index}", layer(model, s, index), shard, is_layer=True))
+        units.append(Unit(layer(model, s, index), shard, is_layer=True))
     if stage == last_stage:
-        units.append(Unit("head", head(model, s), head_shard(scenario), is_layer=False))
+        units.append(Unit(head(model, s), head_shard(scenario), is_layer=False))
     return tuple(units)
 
 
