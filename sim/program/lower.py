@@ -104,6 +104,9 @@ class _Blocks:
         self._scenario = scenario
         self._rep = replication(scenario)
         self._shapes = shapes(scenario)
+        # The residual stream of a micro-batch, or its gradient.
+        nbytes = float(BYTES * self._shapes.tokens_sp * scenario.model.hidden)
+        self._sends = {Kind.F: Send(PP_FORWARD, nbytes), Kind.B: Send(PP_BACKWARD, nbytes)}
         self._units: dict[Unit, Unit] = {}
         self._built: dict[tuple[object, ...], Block] = {}
 
@@ -115,13 +118,19 @@ class _Blocks:
         blocks = []
         for action in actions:
             is_edge = action in (first[action.stage], last[action.stage])
-            blocks.append(self._block(units[action.stage], action.kind, _send(self._scenario, action), is_edge=is_edge))
+            blocks.append(self._block(units[action.stage], action.kind, self._send(action), is_edge=is_edge))
         return [*blocks, end_block(self._scenario, pp_rank, self._rep, units)]
 
     def _units_of(self, stage: int) -> tuple[Unit, ...]:
         """Units of a stage, one object for all that are equal."""
         units = units_of_stage(self._scenario, stage, self._shapes)
         return tuple(self._units.setdefault(unit, unit) for unit in units)
+
+    def _send(self, action: Action) -> Send | None:
+        """What an action sends on; none at the ends of the pipeline and within a rank."""
+        layout = self._scenario.layout
+        to = action.stage + (1 if action.kind is Kind.F else -1)
+        return self._sends[action.kind] if layout.pp > 1 and 0 <= to < num_stages(layout) else None
 
     def _block(self, units: tuple[Unit, ...], kind: Kind, send: Send | None, *, is_edge: bool) -> Block:
         key = (*map(id, units), kind, send, is_edge)
@@ -132,16 +141,6 @@ class _Blocks:
                 training = self._scenario.training
                 self._built[key] = backward_block(units, self._rep, training, is_last=is_edge, send=send)
         return self._built[key]
-
-
-def _send(scenario: Scenario, action: Action) -> Send | None:
-    """What an action sends on: the residual stream of its micro-batch, or its gradient; none within a rank."""
-    layout = scenario.layout
-    to = action.stage + (1 if action.kind is Kind.F else -1)
-    if layout.pp == 1 or not 0 <= to < num_stages(layout):
-        return None
-    nbytes = float(BYTES * shapes(scenario).tokens_sp * scenario.model.hidden)
-    return Send(PP_FORWARD if action.kind is Kind.F else PP_BACKWARD, nbytes)
 
 
 def assemble(

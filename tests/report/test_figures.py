@@ -86,6 +86,16 @@ def test_blocks_are_the_actions_and_the_operations_of_the_end(simulations):
         assert (row.start_s[1:] >= row.end_s[:-1]).all()
 
 
+def test_blocks_of_a_slow_gpu_are_as_long_as_its_operations_took(small):
+    changes = {"training.overlap.compute_slowdown": False}
+    fast = blocks_of(run(small(changes)).timeline, 0)
+    slow = blocks_of(run(small({**changes, "conditions.gpus": {0: 0.5}})).timeline, 0)
+    assert fast.actions == slow.actions
+    passes = np.flatnonzero([action is not None for action in fast.actions])
+    took_s = (fast.end_s - fast.start_s)[passes]
+    assert (slow.end_s - slow.start_s)[passes] == pytest.approx(2 * took_s, rel=1e-9)
+
+
 def _row(number: int) -> Blocks:
     starts = np.arange(number, dtype=np.float64)
     return Blocks(tuple(Action(0, Kind.F, index) for index in range(number)), starts, starts + 1)
