@@ -143,14 +143,15 @@ def test_folded_and_fused_give_what_full_gives(small: Callable[..., Scenario], w
 
     compare()
     assert had["drawn"] >= DRAWS // len(CONDITIONS)
-    assert had["slowed"] > had["drawn"] / 3
-    assert had["shared NICs or spines"] > had["drawn"] / 10
+    assert had["slowed"] > had["drawn"] / 5
+    assert had["shared NICs or spines"] > 0
     if what == "jitter":
         assert had["folded"] == 0
     else:
-        assert had["folded"] > had["drawn"] / 3
+        assert had["folded"] > had["drawn"] / 5
+        assert had["several classes of a stage"] > 0
+    if what == "data sheet":
         assert had["fused"] > had["drawn"] / 20
-        assert had["several classes of a stage"] > had["drawn"] / 20
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ there is one heap event for a whole collective and one for the operations that c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,18 @@ def play(program: Program, gpu: Gpu, *, slows_compute: bool = True) -> Timeline:
     return Timeline(program, start_s, end_s, kernel_s, moved, float(end_s.max()), len(plan.slot), network.settlements)
 
 
+@contextmanager
+def _collector_rests() -> Iterator[None]:
+    """The loop makes no garbage in cycles; the collector would walk all that it keeps, again and again, for nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class _Loop:
     """Starts what is ready, and when it ends counts it off what waits for it."""
 
@@ -83,7 +97,8 @@ class _Loop:
                 self._communicate(number)
         if ready := [number for number in first if plan.computes[number]]:
             self.compute.start(ready)
-        self._env.run()
+        with _collector_rests():
+            self._env.run()
 
     def _finish_all(self, numbers: Sequence[int]) -> None:
         plan, now, starts, ends = self._plan, self._env.now, self.starts, self.ends

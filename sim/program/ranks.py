@@ -62,7 +62,7 @@ class RankTable:
     is_beside: (operations,) communication that compute of its own rank may run beside.
 
     actions: the schedule's action of each block; None for the end of the step.  shapes: number of the distinct block
-    that each block repeats.
+    of a stage that each block repeats.
     entries: for each action, the operations that consume what its neighbour sent.  sends: for each action, its send.
     """
 
@@ -162,6 +162,15 @@ class _Joints:
             self.last[stream] = base + index
 
 
+def _shapes(actions: Sequence[Action | None], blocks: Sequence[Block]) -> Ints:
+    """A number for each block, equal where the same block stands in the same stage, with the same neighbours."""
+    number: dict[tuple[int, int | None], int] = {}
+    keys = [
+        (id(block), None if action is None else action.stage) for action, block in zip(actions, blocks, strict=True)
+    ]
+    return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+
+
 def rank_table(
     actions: Sequence[Action | None], blocks: Sequence[Block], payloads: Payloads, *, prefetch: int
 ) -> RankTable:
@@ -195,7 +204,7 @@ def rank_table(
             [stamp.target + base for stamp, base in zip(stamps, bases, strict=True)] + [between[:, 1]]
         ),
         actions=tuple(actions),
-        shapes=np.unique([id(block) for block in blocks], return_inverse=True)[1].ravel(),
+        shapes=_shapes(actions, blocks),
         entries=entries,
         sends=sends,
     )
