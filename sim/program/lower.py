@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.errors import SimError
 from sim.program.flows import Flows, FlowType, flow_types, flows
 from sim.program.fold import Folding, fold, unfolded
 from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD, Block, Collective, Payload, Send
@@ -31,6 +32,9 @@ from sim.spec.topology import Fabric, Floats, Ints
 
 Fidelity = Literal["full", "folded", "fused"]
 
+MAX_OPERATIONS = 30_000_000
+"""Operations that are played take about 0.4 KB each."""
+
 
 def num_microbatches(scenario: Scenario) -> int:
     """global batch / (micro-batch x dp)."""
@@ -46,7 +50,10 @@ def schedule_table(scenario: Scenario) -> Table:
 
 def lower(scenario: Scenario, fabric: Fabric, fidelity: Fidelity) -> Program:
     """The operations of the scenario's step: of every rank (`full`) or of one for each class of like ranks (`folded`;
-    `fused` too, where the engine plays runs of them as one event)."""
+    `fused` too, where the engine plays runs of them as one event).
+
+    Raises SimError for more than MAX_OPERATIONS.
+    """
     payloads = Payloads()
     tables = _rank_tables(scenario, payloads)
     types = flow_types(payloads.items, scenario.layout, fabric, scenario.network)
@@ -57,7 +64,26 @@ def lower(scenario: Scenario, fabric: Fabric, fidelity: Fidelity) -> Program:
         folding = unfolded(len(rank_program), everything)
     else:
         folding = fold(_unlike(rank_program, speed, scenario.conditions), everything)
+    _refuse_what_is_too_large(tables, rank_program[folding.representative], _why_unfolded(scenario, fidelity))
     return _paced(assemble(tables, payloads.items, types, folding, rank_program, fidelity), scenario, speed)
+
+
+def _why_unfolded(scenario: Scenario, fidelity: Fidelity) -> str:
+    if fidelity == "full":
+        return "full fidelity plays every rank"
+    jitter = scenario.conditions.jitter
+    return "with jitter no two ranks are alike" if jitter.per_rank or jitter.per_operation else "few ranks are alike"
+
+
+def _refuse_what_is_too_large(tables: list[RankTable], pp_rank: Ints, why: str) -> None:
+    """Raise SimError where a program would not fit in memory. pp_rank: (simulated ranks,)."""
+    sizes = np.array([len(table.payload) for table in tables])
+    num_operations = int(sizes[pp_rank].sum())
+    if num_operations > MAX_OPERATIONS:
+        raise SimError(
+            f"too many operations to play: {why} (got {num_operations:,} operations of {len(pp_rank):,} ranks, "
+            f"allowed up to {MAX_OPERATIONS:,})"
+        )
 
 
 def _unlike(rank_program: Ints, speed: Floats, conditions: Conditions) -> Ints:
