@@ -9,14 +9,13 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import NullLocator
 
 from sim import units
-from sim.report.figures.style import INK, LOOK, PNG_DPI, WIDTH_IN
+from sim.report.figures.style import INK, PNG_DPI, WIDTH_IN, picture
 from sim.study.bench import Curve, Parts, Point, Timing
 
 COLOURS = {"lower": "#0072B2", "play": "#D55E00", "summarise": "#009E73"}
@@ -48,11 +47,9 @@ def write_cost(timings: Sequence[Timing], curves: Sequence[Curve], folder: Path)
     """Write `figures/cost.svg` and `.png`, `cost.csv` and `cost.json`; returns the path of the picture."""
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    picture = figures / "cost.svg"
-    with mpl.rc_context(LOOK):
-        canvas = draw(curves)
-        canvas.savefig(picture, backend="svg", metadata={"Date": None, "Creator": None})
-        canvas.savefig(picture.with_suffix(".png"), backend="agg", metadata={"Software": None})
+    drawn = picture(lambda: draw(curves))
+    (figures / "cost.svg").write_text(drawn.svg, encoding="utf-8", newline="\n")
+    (figures / "cost.png").write_bytes(drawn.png)
     (folder / "cost.csv").write_text(cost_csv(timings, curves), encoding="utf-8", newline="\n")
     content = {
         "timings": [dataclasses.asdict(timing) for timing in timings],
@@ -60,7 +57,7 @@ def write_cost(timings: Sequence[Timing], curves: Sequence[Curve], folder: Path)
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     (folder / "cost.json").write_text(text, encoding="utf-8", newline="\n")
-    return picture
+    return figures / "cost.svg"
 
 
 def cost_csv(timings: Sequence[Timing], curves: Sequence[Curve]) -> str:

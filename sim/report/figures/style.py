@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +62,14 @@ class Picture:
 
 
 def render(figure: Figure, simulations: Sequence[Simulation]) -> Picture:
-    """Draw and save."""
+    """Draw a figure of the report."""
+    return picture(lambda: figure.draw(simulations))
+
+
+def picture(draw: Callable[[], Canvas]) -> Picture:
+    """Draw in the project's look; the same figure gives the same bytes."""
     with mpl.rc_context(LOOK):
-        canvas = figure.draw(simulations)
+        canvas = draw()
         vector, raster = io.BytesIO(), io.BytesIO()
         canvas.savefig(vector, format="svg", backend="svg", metadata={"Date": None, "Creator": None})
         canvas.savefig(raster, format="png", backend="agg", metadata={"Software": None})
