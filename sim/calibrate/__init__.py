@@ -1,0 +1,1 @@
+"""Measured kernels: constants of a GPU fitted to them, and how far the cost model is from them."""
