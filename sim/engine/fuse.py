@@ -3,9 +3,9 @@
 A block (one forward or backward of a micro-batch) is a run where it starts with one operation, ends with one, and what
 lies between takes fixed times (compute at a given rate) on streams that are idle whenever such a block begins: then
 what happens inside is the same for every micro-batch, up to the communication from outside that runs beside it and
-slows its compute (see `sim.engine.runs`). Blocks with contended flows, with other simulated ranks in a collective, or
-with communication that outlives them (gradient buckets, parameter gathers) are played operation by operation. Either
-way every operation has its start and end.
+slows its compute (see `sim.engine.runs`). Blocks with contended flows, with other simulated ranks in a collective,
+with communication that outlives them (gradient buckets, parameter gathers), or with operations that their host holds up
+are played operation by operation. Either way every operation has its start and end.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ class Runs:
 class Alone:
     """What each slot does when nothing else runs.
 
-    duration_s: (slots,) its time.  is_fixed: (slots,) whether that is known before.  slows: (payloads,) factor on the
-    time of compute while the payload moves.
+    duration_s: (slots,) its time.  is_fixed: (slots,) whether that is known before.  is_held: (slots,) whether it may
+    start when its host has issued it, and not before.  slows: (payloads,) factor on the time of compute while the
+    payload moves.
     """
 
     duration_s: Floats
     is_fixed: NDArray[np.bool_]
+    is_held: NDArray[np.bool_]
     slows: Floats
 
 
@@ -89,6 +91,7 @@ def fuse(program: Program, alone: Alone) -> Runs:
             if block.run is None or loose & set(program.stream[bases[chosen[shape]] + inside].tolist()):
                 continue
             slots = bases[rank.shapes == shape][:, None] + inside[None, :]
+            slots = slots[~alone.is_held[slots].any(axis=1)]
             leader[slots] = slots[:, :1]
             duration_s[slots[:, 0]] = block.run.ends(1.0)[-1]
             runs |= dict.fromkeys(slots[:, 0].tolist(), block.run)

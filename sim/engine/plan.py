@@ -28,6 +28,7 @@ class Plan:
     waits for.  moves: whether it is a flow on the shared network.  work: progress that it needs there.  flow: its
     number.  lane: the stream of a rank, one number for each.  computes: whether it is on a compute stream.  rank: its
     simulated rank.  runs: the run that it is, None for an operation.  beside: what it slows.
+    issues: (moment, numbers that hosts issue then), in the order of time: one more thing that those wait for.
     """
 
     slot: Ints
@@ -43,6 +44,7 @@ class Plan:
     rank: list[int]
     runs: list[Run | None]
     beside: Beside
+    issues: list[tuple[float, list[int]]]
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ def costs_of(program: Program, compute_s: Floats, rivals_of: list[tuple[int, ...
     return Costs(alone_s[cell] * pace, latency_s[cell], work[cell], is_shared[cell])
 
 
-def plan_of(program: Program, costs: Costs, runs: Runs, slows: Floats) -> Plan:
-    """Number the runs and the operations outside of them. slows: (payloads,), see `slows_by`."""
+def plan_of(program: Program, costs: Costs, runs: Runs, slows: Floats, release_s: Floats) -> Plan:
+    """Number the runs and the operations outside of them. slows: (payloads,), see `slows_by`.  release_s: (slots,), see
+    `sim.engine.host.releases`."""
     leader = runs.leader[program.node]
     slot = np.flatnonzero(leader == np.arange(len(leader)))
     number = np.empty(len(leader), dtype=np.int64)
@@ -100,12 +103,13 @@ def plan_of(program: Program, costs: Costs, runs: Runs, slows: Floats) -> Plan:
     source, target = source[between], target[between]
     shared = costs.is_shared[slot]
     targets, cuts = _grouped(source, target, len(slot))
+    is_held = release_s[slot] > 0
     return Plan(
         slot=slot,
         duration_s=np.where(shared, costs.latency_s[slot], runs.duration_s[slot]).tolist(),
         targets=targets,
         cuts=cuts,
-        pending=np.bincount(target, minlength=len(slot)).tolist(),
+        pending=(np.bincount(target, minlength=len(slot)) + is_held).tolist(),
         moves=shared.tolist(),
         work=costs.work[slot].tolist(),
         flow=program.flow[slot].tolist(),
@@ -114,7 +118,15 @@ def plan_of(program: Program, costs: Costs, runs: Runs, slows: Floats) -> Plan:
         rank=program.rank[slot].tolist(),
         runs=[runs.of.get(each) for each in slot.tolist()] if runs.of else [None] * len(slot),
         beside=_beside(program, runs, slows, number),
+        issues=_issues(np.flatnonzero(is_held), release_s[slot[is_held]]),
     )
+
+
+def _issues(number: Ints, release_s: Floats) -> list[tuple[float, list[int]]]:
+    """Numbers by the moment at which they are issued."""
+    moments, place = np.unique(release_s, return_inverse=True)
+    issued, cuts = _grouped(place, number, len(moments))
+    return [(when, list(issued[lo:hi])) for when, lo, hi in zip(moments.tolist(), cuts, cuts[1:], strict=False)]
 
 
 def _beside(program: Program, runs: Runs, slows: Floats, number: Ints) -> Beside:

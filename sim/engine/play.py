@@ -1,7 +1,8 @@
 """Program -> Timeline, on SimPy.
 
-An operation starts when everything that it comes after is done; order on streams is part of that. In the hot path
-there is one heap event for a whole collective and one for the operations that compute in lockstep.
+An operation starts when everything that it comes after is done, order on streams being part of that, and when its host
+has issued it. In the hot path there is one heap event for a whole collective and one for the operations that compute in
+lockstep.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import numpy as np
 import simpy
 from simpy.events import NORMAL
 
+from sim.cost.host import HostCosts
 from sim.cost.kernels import duration_s
 from sim.engine.events import triggered
 from sim.engine.expand import expanded
 from sim.engine.fuse import Alone, fuse, unfused
+from sim.engine.host import releases
 from sim.engine.network import SharedNetwork, rivals
 from sim.engine.plan import Plan, costs_of, fixed_progress, plan_of, slows_by
 from sim.engine.slowdown import ComputeStreams
@@ -29,10 +32,11 @@ from sim.program.program import Program
 from sim.spec.gpu import Gpu
 
 
-def play(program: Program, gpu: Gpu, *, slows_compute: bool = True) -> Timeline:
+def play(program: Program, gpu: Gpu, *, slows_compute: bool = True, host: HostCosts | None = None) -> Timeline:
     """Play the step.
 
-    slows_compute: whether kernels slow down while communication runs beside them.
+    slows_compute: whether kernels slow down while communication runs beside them.  host: what issuing work costs; None
+    where it is free.
 
     Raises SimError, with who waits for whom, when operations wait for each other in a circle.
     """
@@ -43,11 +47,12 @@ def play(program: Program, gpu: Gpu, *, slows_compute: bool = True) -> Timeline:
     slows = np.array([slows_by(payload, gpu) if slows_compute else 1.0 for payload in program.payloads])
     rivals_of = rivals(program.flows)
     costs = costs_of(program, np.array([sum(times) for times in kernel_s]), rivals_of)
+    release_s = releases(program, kernel_s, costs.alone_s, host)
     if program.fidelity == "fused" and not program.is_irregular:
-        runs = fuse(program, Alone(costs.alone_s, ~costs.is_shared, slows))
+        runs = fuse(program, Alone(costs.alone_s, ~costs.is_shared, release_s > 0, slows))
     else:
         runs = unfused(program, costs.alone_s)
-    plan = plan_of(program, costs, runs, slows)
+    plan = plan_of(program, costs, runs, slows, release_s)
     env = simpy.Environment()
     network = SharedNetwork(env, program.flows, rivals_of)
     loop = _Loop(env, network, plan)
@@ -56,7 +61,8 @@ def play(program: Program, gpu: Gpu, *, slows_compute: bool = True) -> Timeline:
         raise SimError(_deadlock(program, plan))
     start_s, end_s = expanded(program, plan, loop.starts, loop.ends, loop.compute)
     moved = network.moved + fixed_progress(program, costs)
-    return Timeline(program, start_s, end_s, kernel_s, moved, float(end_s.max()), len(plan.slot), network.settlements)
+    step_s, played = float(end_s.max()), len(plan.slot)
+    return Timeline(program, start_s, end_s, release_s, kernel_s, moved, step_s, played, network.settlements)
 
 
 @contextmanager
@@ -85,20 +91,45 @@ class _Loop:
         self._events = [triggered(env) for _ in range(max(plan.lane) + 1)]
         self._on_end: list[Callable[[Any], None]] = [self._end]
         self._on_latency: list[Callable[[Any], None]] = [self._move]
+        self._num_issues = 0
+        self._next_issue = triggered(env)
+        self._on_issue: list[Callable[[Any], None]] = [self._issue]
         self.compute = ComputeStreams(env, plan.beside, plan.runs, plan.rank, plan.duration_s, self._finish_all)
         network.on_end = self._finish
 
     def run(self) -> None:
         """Play until nothing is left that can start."""
-        plan = self._plan
-        first = [number for number, count in enumerate(plan.pending) if not count]
-        for number in first:
-            if not plan.computes[number]:
-                self._communicate(number)
-        if ready := [number for number in first if plan.computes[number]]:
-            self.compute.start(ready)
+        self._start([number for number, count in enumerate(self._plan.pending) if not count])
+        self._await_host()
         with _collector_rests():
             self._env.run()
+
+    def _start(self, numbers: list[int]) -> None:
+        """All of `numbers` start now."""
+        computes, now = self._plan.computes, self._env.now
+        for number in numbers:
+            self.starts[number] = now
+            if not computes[number]:
+                self._communicate(number)
+        if ready := [number for number in numbers if computes[number]]:
+            self.compute.start(ready)
+
+    def _await_host(self) -> None:
+        """Have `_issue` called when hosts issue the next operations that they may hold up."""
+        issues = self._plan.issues
+        if self._num_issues < len(issues):
+            self._next_issue.callbacks = self._on_issue
+            # Moments that differ in the last digit only may be past by rounding.
+            self._env.schedule(self._next_issue, NORMAL, max(issues[self._num_issues][0] - self._env.now, 0.0))
+
+    def _issue(self, _: simpy.Event) -> None:
+        pending = self._plan.pending
+        numbers = self._plan.issues[self._num_issues][1]
+        self._num_issues += 1
+        for number in numbers:
+            pending[number] -= 1
+        self._start([number for number in numbers if not pending[number]])
+        self._await_host()
 
     def _finish_all(self, numbers: Sequence[int]) -> None:
         plan, now, starts, ends = self._plan, self._env.now, self.starts, self.ends

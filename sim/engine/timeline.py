@@ -13,6 +13,7 @@ class Timeline:
     """Start and end of every slot of the program, s. Slots of one node share them: a collective runs from the moment
     at which its last member has arrived.
 
+    release_s: moment at which the host has issued each node that it may hold up, 0 for the others: (slots,).
     kernel_s: times of each payload's kernels, in their order; they add up to the time of its slots.
     moved: progress of each flow, integrated over its rates.
     step_s: end of the last operation.
@@ -23,6 +24,7 @@ class Timeline:
     program: Program
     start_s: Floats
     end_s: Floats
+    release_s: Floats
     kernel_s: tuple[tuple[float, ...], ...]
     moved: Floats
     step_s: float

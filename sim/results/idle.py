@@ -12,6 +12,7 @@ from sim.program.operations import COMPUTE, Collective, Compute, Send
 from sim.program.ranks import STREAM_INDEX
 from sim.spec.topology import Floats, Ints
 
+HOST_LAUNCH = "host_launch"
 BUBBLE = "bubble"
 WAIT_PEER = "wait_peer"
 STEP_END = "step_end"
@@ -65,6 +66,11 @@ class Releases:
         counts = np.bincount(target, minlength=len(program.node))
         self._cuts = np.concatenate([[0], np.cumsum(counts)])
         self.latest_of = self._latest_of_all(target)
+        self.same_s = SAME_INSTANT * timeline.step_s
+        self.has_held = bool(timeline.release_s.any())
+        # When each node could have started, had its host issued it in time.
+        ready_s = np.where(self.latest_of >= 0, timeline.end_s[self.latest_of], 0.0)
+        self.free_s = np.where(timeline.release_s > ready_s + self.same_s, ready_s, timeline.start_s)
         flows = program.flows
         self._members: dict[int, set[int]] = {}
         for flow, rank in zip(flows.member_flow.tolist(), flows.member_rank.tolist(), strict=True):
@@ -108,10 +114,9 @@ class Releases:
     ) -> Iterator[tuple[str, float, float]]:
         """Causes of an idle interval of `rank` that ended when `node` did, the latest first."""
         program, timeline = self.timeline.program, self.timeline
-        same_s = SAME_INSTANT * timeline.step_s
         hi = end_s
         current: int | None = node
-        while hi > start_s + same_s:
+        while hi > start_s + self.same_s:
             assert current is not None, "idle time that nothing explains"
             payload = program.payloads[program.payload[current]]
             if isinstance(payload, Compute):
@@ -122,6 +127,10 @@ class Releases:
             if began < hi:
                 yield f"exposed_{payload.kind}", began, hi
                 hi = began
+            free_s = max(float(self.free_s[current]), start_s)
+            if free_s < hi:
+                yield HOST_LAUNCH, free_s, hi
+                hi = free_s
             if isinstance(payload, Send):
                 current = self.latest(current)
                 is_queued = current is not None and isinstance(program.payloads[program.payload[current]], Send)
@@ -173,25 +182,32 @@ def idle(timeline: Timeline, releases: Releases, rank: int, window: Window) -> I
     slots = compute_slots(timeline, rank)
     start_s, end_s = timeline.start_s[slots], timeline.end_s[slots]
     before = np.concatenate([[0.0], end_s[:-1]])
-    same_s = SAME_INSTANT * timeline.step_s
-    late = np.flatnonzero(start_s > before + same_s)
+    late = np.flatnonzero(start_s > before + releases.same_s)
+    start_s, before = start_s[late], before[late]
+    # The host comes last: what is left before it is explained by what the operation comes after.
+    free_s = np.minimum(releases.free_s[slots[late]], start_s)
+    waits = free_s > before + releases.same_s
+    free_s = np.where(waits, free_s, before)
     released_by = releases.latest_of[slots[late]]
-    assert (released_by >= 0).all(), "an operation that waits for nothing starts late"
+    assert (released_by[waits] >= 0).all(), "an operation that waits for nothing starts late"
     # Nearly always one transfer ran through the whole interval; the others are walked one by one.
     kinds = [None if isinstance(item, Compute) else f"exposed_{item.kind}" for item in program.payloads]
-    causes = (*sorted({kind for kind in kinds if kind is not None}), BUBBLE, WAIT_PEER, STEP_END)
+    host = (HOST_LAUNCH,) if releases.has_held else ()
+    causes = (*sorted({kind for kind in kinds if kind is not None}), *host, BUBBLE, WAIT_PEER, STEP_END)
     number = np.array([-1 if kind is None else causes.index(kind) for kind in kinds], dtype=np.int64)
     code = number[program.payload[released_by]]
-    is_plain = (code >= 0) & (timeline.start_s[released_by] <= before[late] + same_s)
+    is_plain = waits & (code >= 0) & (timeline.start_s[released_by] <= before + releases.same_s)
     walked: list[tuple[str, float, float]] = []
-    for index, node in zip(late[~is_plain].tolist(), released_by[~is_plain].tolist(), strict=True):
-        walked += releases.causes(node, rank, float(before[index]), float(start_s[index]), window)
+    for index in np.flatnonzero(waits & ~is_plain).tolist():
+        walked += releases.causes(int(released_by[index]), rank, float(before[index]), float(free_s[index]), window)
+    held = np.flatnonzero(free_s < start_s)
+    walked += [(HOST_LAUNCH, *interval) for interval in zip(free_s[held].tolist(), start_s[held].tolist(), strict=True)]
     walked += _tail(timeline, releases, rank, float(end_s[-1]), window)
     return Idle(
         causes=causes,
         cause=np.concatenate([code[is_plain], np.array([causes.index(c) for c, _, _ in walked], dtype=np.int64)]),
-        start_s=np.concatenate([before[late][is_plain], [start for _, start, _ in walked]]),
-        end_s=np.concatenate([start_s[late][is_plain], [end for _, _, end in walked]]),
+        start_s=np.concatenate([before[is_plain], [start for _, start, _ in walked]]),
+        end_s=np.concatenate([free_s[is_plain], [end for _, _, end in walked]]),
     )
 
 

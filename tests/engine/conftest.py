@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from sim.cost.host import HostCosts
 from sim.cost.kernels import Stream
 from sim.engine.play import play
 from sim.engine.timeline import Timeline
@@ -16,15 +17,15 @@ from sim.program.lower import assemble
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Block, BlockBuilder, Send
 from sim.program.ranks import Payloads, rank_table
 from sim.program.table import Action, Kind, Table
-from sim.spec.gpu import Gpu, StreamConstants
+from sim.spec.gpu import Gpu, StreamConstants, StreamRate
 
 FREE = 1e30
 
 
 def toy_gpu() -> Gpu:
     """A GPU that moves one byte a second, so that a Stream of n bytes takes n seconds."""
-    gpu = Gpu.model_construct()
-    return gpu.model_copy(update={"hbm_bytes_per_s": 1.0, "memory_bound": StreamConstants(hbm_frac=1.0, launch_s=0.0)})
+    constants = StreamConstants.model_construct(elementwise=StreamRate(hbm_frac=1.0), launch_s=0.0)
+    return Gpu.model_construct().model_copy(update={"hbm_bytes_per_s": 1.0, "memory_bound": constants})
 
 
 def _hops(p: int, v: int) -> Flows:
@@ -53,26 +54,32 @@ def _hops(p: int, v: int) -> Flows:
     )
 
 
-def _block(action: Action, p: int, v: int, seconds: dict[Kind, float]) -> Block:
+def _block(action: Action, p: int, v: int, kernels: dict[Kind, tuple[Stream, ...]]) -> Block:
     builder = BlockBuilder()
-    builder.compute(str(action.kind), (Stream(str(action.kind), seconds[action.kind]),))
+    builder.compute(str(action.kind), kernels[action.kind])
     to = action.stage + (1 if action.kind is Kind.F else -1)
     if p > 1 and 0 <= to < p * v:
         builder.communicate(Send(PP_FORWARD if action.kind is Kind.F else PP_BACKWARD, 1.0))
     return builder.build()
 
 
-def play_table(table: Table, v: int, forward_s: float, backward_s: float) -> Timeline:
-    """Play a schedule's table; every stage takes the same time and communication costs nothing."""
+def play_table(
+    table: Table, v: int, forward_s: float, backward_s: float, *, parts: int = 1, host: HostCosts | None = None
+) -> Timeline:
+    """Play a schedule's table; every stage takes the same time, in so many equal kernels each way, and communication
+    costs nothing."""
     p = len(table)
     payloads = Payloads()
-    seconds = {Kind.F: forward_s, Kind.B: backward_s}
-    tables = [rank_table(row, [_block(a, p, v, seconds) for a in row], payloads, prefetch=0) for row in table]
+    kernels = {
+        kind: tuple(Stream(str(kind), each_s / parts) for _ in range(parts))
+        for kind, each_s in ((Kind.F, forward_s), (Kind.B, backward_s))
+    }
+    tables = [rank_table(row, [_block(a, p, v, kernels) for a in row], payloads, prefetch=0) for row in table]
     flows = _hops(p, v)
     types = {item: FlowType(item.stream, "send", "pp", "send") for item in payloads.items if isinstance(item, Send)}
     ranks = np.arange(p)
     program = assemble(tables, payloads.items, types, fold(ranks, flows), ranks, "folded")
-    return play(program, toy_gpu(), slows_compute=False)
+    return play(program, toy_gpu(), slows_compute=False, host=host)
 
 
 @pytest.fixture

@@ -89,7 +89,6 @@ def test_the_breakdown_says_what_it_costs(small: Callable[..., Scenario], change
     assert 0 < slow.breakdown_s["compute_slowdown"] < slow.step_time_s
     for cause in ("gemm", "attention", "memory_bound"):
         assert slow.breakdown_s[cause] == pytest.approx(fast.breakdown_s[cause], rel=1e-12)
-    assert slow.step_time_s >= fast.step_time_s
 
 
 def test_a_gpu_whose_kernels_are_not_slowed_loses_nothing(small: Callable[..., Scenario]) -> None:
