@@ -1,0 +1,254 @@
+"""What a rank holds beside its model state while the passes of a step run: activations, logits, gathered parameters."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from sim.program.activations import (
+    embedding_bytes,
+    gradient_bytes,
+    head_bytes,
+    input_bytes,
+    kept_bytes,
+    layer_kept,
+    remade_bytes,
+)
+from sim.program.shapes import BYTES, Shapes
+from sim.program.shards import Shard
+from sim.program.stage import DEFAULT_PREFETCH_LAYERS, Replication, Unit
+from sim.program.table import RELEASES, Action, Kind
+from sim.spec.layout import layers_of_stages
+from sim.spec.scenario import Scenario
+from sim.spec.training import Training, recomputed_modules
+
+
+@dataclass(frozen=True)
+class LogitBytes:
+    """Of each logit: what stays from the forward to the backward pass, and what lives more while either runs."""
+
+    kept: int
+    forward: int
+    backward: int
+
+
+LOGIT_BYTES = {"fused": LogitBytes(2, 0, 0), "vocab_parallel": LogitBytes(4, 2, 2), "eager": LogitBytes(4, 6, 8)}
+"""By how the loss is implemented (`sim.program.pointwise.LOSS_BYTES` says which kernels run).
+
+fused: 16-bit logits, over which their gradient is written (transformer_engine/pytorch/cross_entropy.py).
+vocab_parallel: Megatron-LM keeps the softmax in fp32 (arXiv 2205.05198 section 4.3: 4 s b v / t) and turns it into the
+gradient in place; 16-bit logits beside it forward, the 16-bit gradient backward.
+eager: the log-softmax in fp32 stays; forward its input, cast to fp32, and the 16-bit logits; backward the gradients of
+its output and of its input in fp32 (torch.nn.functional.cross_entropy; torchtitan's train.py drops the logits first).
+"""
+
+OPTIMIZER_WORK_BYTES = 4
+"""Of each parameter that a rank updates, while torch's foreach AdamW runs: the square roots of the second moments
+(torch/optim/adamw.py, _multi_tensor_adamw). A fused kernel needs nothing."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that come and go within a step, by category."""
+
+    activations_bytes: float = 0.0
+    logits_bytes: float = 0.0
+    communication_bytes: float = 0.0
+    optimizer_bytes: float = 0.0
+
+    def __add__(self, other: Held) -> Held:
+        return Held(
+            self.activations_bytes + other.activations_bytes,
+            self.logits_bytes + other.logits_bytes,
+            self.communication_bytes + other.communication_bytes,
+            self.optimizer_bytes + other.optimizer_bytes,
+        )
+
+    def __sub__(self, other: Held) -> Held:
+        return Held(
+            self.activations_bytes - other.activations_bytes,
+            self.logits_bytes - other.logits_bytes,
+            self.communication_bytes - other.communication_bytes,
+            self.optimizer_bytes - other.optimizer_bytes,
+        )
+
+    @cached_property
+    def total_bytes(self) -> float:
+        """All of them."""
+        return self.activations_bytes + self.logits_bytes + self.communication_bytes + self.optimizer_bytes
+
+
+NOTHING = Held()
+
+
+@dataclass(frozen=True)
+class UnitHeld:
+    """What one micro-batch takes in a unit of a stage: from its forward pass to the end of its backward pass, and more
+    while either runs."""
+
+    kept: Held
+    forward: Held = NOTHING
+    backward: Held = NOTHING
+
+    def beside(self, forward: Held, backward: Held) -> UnitHeld:
+        """The unit with more that is held while its passes run."""
+        return UnitHeld(self.kept, self.forward + forward, self.backward + backward)
+
+
+@dataclass(frozen=True)
+class StageHeld:
+    """What one micro-batch takes on a virtual stage; its units in the order of the forward pass."""
+
+    units: tuple[UnitHeld, ...]
+
+    @cached_property
+    def _sums(self) -> tuple[Held, ...]:
+        """What is kept once each unit's forward pass ran."""
+        return tuple(itertools.accumulate(unit.kept for unit in self.units))
+
+    @cached_property
+    def kept(self) -> Held:
+        """Between forward and backward pass."""
+        return self._sums[-1] if self._sums else NOTHING
+
+    @cached_property
+    def phases(self) -> dict[Kind, tuple[Held, ...]]:
+        """While each unit runs, in the order of the pass. A backward pass drops what a unit kept when it is through
+        with it; a split one not before its weight gradient."""
+        pairs = list(zip(self.units, self._sums, strict=True))
+        if not pairs:
+            return dict.fromkeys(Kind, (NOTHING,))
+        return {
+            Kind.F: tuple(kept + unit.forward for unit, kept in pairs),
+            Kind.B: tuple(kept + unit.backward for unit, kept in reversed(pairs)),
+            Kind.I: tuple(self.kept + unit.backward for unit in reversed(self.units)),
+            Kind.W: (self.kept,),
+        }
+
+    @cached_property
+    def fullest(self) -> dict[Kind, Held]:
+        """The fullest moment of each pass."""
+        return {kind: max(phases, key=_total) for kind, phases in self.phases.items()}
+
+
+def _total(held: Held) -> float:
+    return held.total_bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One action of a rank: what its other micro-batches hold meanwhile, and what all hold afterwards."""
+
+    action: Action
+    others: Held
+    after: Held
+
+
+def walk(row: Sequence[Action], stages: Sequence[StageHeld]) -> Iterator[Step]:
+    """The actions of a rank in order. A forward pass leaves what its backward pass needs; a backward pass, or its
+    weight gradient where that is split off, drops it."""
+    total = NOTHING
+    for action in row:
+        kept = stages[action.stage].kept
+        others = total if action.kind is Kind.F else total - kept
+        total = others if action.kind in RELEASES else others + kept
+        yield Step(action, others, total)
+
+
+def fullest(row: Sequence[Action], stages: Sequence[StageHeld], end: Held = NOTHING) -> Held:
+    """Of one rank, over the step; `end` is held while the optimizer runs."""
+
+    def own(step: Step) -> Held:
+        return stages[step.action.stage].fullest[step.action.kind]
+
+    step = max(walk(row, stages), key=lambda step: step.others.total_bytes + own(step).total_bytes)
+    return max(step.others + own(step), end, key=_total)
+
+
+def stages_held(
+    scenario: Scenario, units_by_stage: Sequence[Sequence[Unit]], rep: Replication, s: Shapes
+) -> tuple[StageHeld, ...]:
+    """Each virtual stage of the scenario, with the units that `sim.program.stage.units_of_stage` gives for it."""
+    model = scenario.model
+    kinds = {model.is_moe_layer(index): index for index in range(model.num_layers)}
+    like = {
+        (is_moe, again): _layer_held(scenario, s, index, again=again)
+        for is_moe, index in kinds.items()
+        for again in (False, True)
+    }
+    found = []
+    for stage, layers in enumerate(layers_of_stages(scenario.layout, model.num_layers)):
+        units = units_by_stage[stage]
+        num_again = _num_recomputed(scenario.training, len(layers))
+        of_layers = iter([like[model.is_moe_layer(index), place < num_again] for place, index in enumerate(layers)])
+        own = [
+            next(of_layers) if unit.is_layer else _end_held(scenario, s, is_head=stage > 0 or place > 0)
+            for place, unit in enumerate(units)
+        ]
+        pairs = zip(own, _gathered(scenario, units, rep, s), strict=True)
+        found.append(StageHeld(tuple(unit.beside(*gathered) for unit, gathered in pairs)))
+    return tuple(found)
+
+
+def _num_recomputed(training: Training, num_layers: int) -> int:
+    """Layers of a stage that run again as a whole: the first ones."""
+    if training.recompute != "full":
+        return 0
+    return num_layers if training.recompute_layers is None else training.recompute_layers
+
+
+def _layer_held(scenario: Scenario, s: Shapes, index: int, *, again: bool) -> UnitHeld:
+    """Of layer `index`; `again` where it runs again as a whole. Backward come gradients, and what is made again."""
+    tensors = layer_kept(scenario.model, s, index)
+    modules = recomputed_modules(scenario.training)
+    if again:
+        kept = input_bytes(tensors)
+        remade = kept_bytes(tensors, frozenset()) - kept
+    else:
+        kept, remade = kept_bytes(tensors, modules), remade_bytes(tensors, modules)
+    return UnitHeld(Held(kept), backward=Held(remade + gradient_bytes(scenario.model, s, index)))
+
+
+def _end_held(scenario: Scenario, s: Shapes, *, is_head: bool) -> UnitHeld:
+    """Of the embedding, or of the head with the loss."""
+    if not is_head:
+        return UnitHeld(Held(embedding_bytes(scenario.model, s)))
+    logits, each = s.tokens * s.vocab, LOGIT_BYTES[s.kernels.cross_entropy]
+    return UnitHeld(
+        Held(head_bytes(scenario.model, s), each.kept * logits),
+        Held(logits_bytes=each.forward * logits),
+        Held(logits_bytes=each.backward * logits),
+    )
+
+
+def _gathered(scenario: Scenario, units: Sequence[Unit], rep: Replication, s: Shapes) -> list[tuple[Held, Held]]:
+    """ZeRO-3's buffers while each unit's forward and backward pass runs.
+
+    Whole parameters of the unit that computes and of those gathered ahead; backward also its whole gradients and those
+    of the unit before, which are reduced beside it. Where tensors are copied out of what was gathered and into what is
+    reduced (FSDP2), the parameters gathered last and the 16-bit gradients are there twice. Below 16 bits the unit's
+    weights are cast, as they are (unless they arrived so) and transposed.
+    """
+    if rep.zero != 3:
+        return [(NOTHING, NOTHING)] * len(units)
+    given = scenario.training.prefetch_layers
+    ahead = DEFAULT_PREFETCH_LAYERS if given is None else given
+    sizes = [replicated(unit.shard, rep) for unit in units]
+    num_casts = 1 if s.keeps_weights_cast else 2
+    found = []
+    for place, unit in enumerate(units):
+        copied = sizes[place] if rep.copies_shards else 0.0
+        cast_bytes = 0.0 if s.recipe is None else num_casts * s.quantized_bytes * unit.cast_parameters
+        later, earlier = sum(sizes[place : place + ahead + 1]), sum(sizes[max(place - ahead, 0) : place + 1])
+        gradients_bytes = rep.grad_bytes * sum(sizes[place : place + 2]) + BYTES * copied
+        forward_bytes = rep.param_bytes * (later + copied) + cast_bytes
+        backward_bytes = rep.param_bytes * (earlier + copied) + cast_bytes + gradients_bytes
+        found.append((Held(communication_bytes=forward_bytes), Held(communication_bytes=backward_bytes)))
+    return found
+
+
+def replicated(shard: Shard, rep: Replication) -> float:
+    """Parameters that are spread over replicas; what has one owner is in place already."""
+    return (shard.dense if rep.dense > 1 else 0) + (shard.expert if rep.expert > 1 else 0)
