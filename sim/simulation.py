@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from sim.cost.host import HostCosts
 from sim.engine.play import play
 from sim.engine.timeline import Timeline
 from sim.program.check import problems
 from sim.program.lower import Fidelity, lower
+from sim.program.program import Program
 from sim.results.result import Result
 from sim.results.summarise import summarise
 from sim.spec import load as files
@@ -62,8 +64,15 @@ def run(scenario: Scenario, fidelity: Fidelity = "fused") -> Simulation:
     """Play one step and keep its timeline, for reports and traces."""
     fabric = built_fabric(scenario)
     program = lower(scenario, fabric, fidelity)
-    timeline = play(program, scenario.gpu, slows_compute=scenario.training.overlap.compute_slowdown)
+    timeline = played(program, scenario)
     return Simulation(scenario, fabric, timeline, summarise(timeline, scenario, own_version()))
+
+
+def played(program: Program, scenario: Scenario) -> Timeline:
+    """What happens when the program of `scenario` runs on its GPUs, and is issued by its stack's host."""
+    training, host = scenario.training, scenario.stack.host
+    costs = HostCosts(host.kernel_s, host.collective_s, host.graph_s if training.cuda_graphs else None)
+    return play(program, scenario.gpu, slows_compute=training.overlap.compute_slowdown, host=costs)
 
 
 def simulate(scenario: Scenario, fidelity: Fidelity = "fused") -> Result:

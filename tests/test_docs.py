@@ -30,6 +30,7 @@ from sim.spec.gpu import Gpu
 from sim.spec.layout import Layout
 from sim.spec.model import Model
 from sim.spec.scenario import Setting
+from sim.spec.stack import Stack
 from sim.spec.sweep import Sweep
 from sim.spec.topology import FABRICS
 from sim.spec.training import Training
@@ -46,6 +47,7 @@ PARTS: dict[str, list[type[BaseModel]]] = {
     "topology.": list(FABRICS.values()),
     "gpu.": [Gpu],
     "model.": [Model],
+    "stack.": [Stack],
     "sweep.": [Sweep],
 }
 OF_THE_LOADER = {
@@ -53,7 +55,7 @@ OF_THE_LOADER = {
     "variants",
     "sweep",
     "topology.fabric",
-    *(f"{part}.use" for part in ("topology", "gpu", "model")),
+    *(f"{part}.use" for part in ("topology", "gpu", "model", "stack")),
 }
 QUICK = {"run", "show", "list", "schema"}
 """Commands that a test can run as they are written; the others are only parsed here and run elsewhere."""
@@ -274,7 +276,7 @@ def test_a_figure_is_documented(name: str) -> None:
     [
         ("schedules", list(SCHEDULES)),
         ("collectives", list(ALGORITHMS)),
-        *((kind, names(kind)) for kind in ("models", "gpus", "topologies", "scenarios")),
+        *((kind, names(kind)) for kind in ("models", "gpus", "topologies", "stacks", "scenarios")),
     ],
 )
 def test_every_name_is_listed(what: str, expected: list[str]) -> None:

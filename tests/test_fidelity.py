@@ -80,8 +80,14 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
 
 @st.composite
 def conditions(draw: st.DrawFn, what: str, topology: str, gpus: int) -> dict[str, object]:
-    """A slow GPU or two, a slow or broken cable or two, or jitter."""
-    made: dict[str, object] = {"training.overlap.compute_slowdown": draw(st.integers(0, 3)) > 0}
+    """A slow GPU or two, a slow or broken cable or two, or jitter; and what issues the kernels."""
+    kernel, collective = draw(st.sampled_from([(0, 0), (0, 0), (2, 20), (10, 10)]))
+    made: dict[str, object] = {
+        "training.overlap.compute_slowdown": draw(st.integers(0, 3)) > 0,
+        "training.cuda_graphs": draw(st.integers(0, 3)) == 0,
+        "stack.use": draw(st.sampled_from(["megatron-core", "megatron-core", "megatron-2021", "fsdp"])),
+        "stack.host": {"kernel": f"{kernel} us", "collective": f"{collective} us", "graph": f"{kernel} us"},
+    }
     if "slow GPUs" in what:
         speeds = st.sampled_from([0.5, 0.8, 0.9])
         made["conditions.gpus"] = draw(st.dictionaries(st.integers(0, gpus - 1), speeds, min_size=1, max_size=2))

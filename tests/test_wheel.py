@@ -19,6 +19,7 @@ DATA: dict[Kind, str] = {
     "topologies": "sim/_shipped/topologies",
     "gpus": "sim/catalog/gpus",
     "models": "sim/catalog/models",
+    "stacks": "sim/catalog/stacks",
 }
 Run = Callable[..., str]
 

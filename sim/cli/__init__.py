@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from sim.cli import bench, compare, listing, run, schema, show, sweep
-from sim.cli.group import Group, epilog
+from sim.cli import bench, calibrate, compare, listing, profile, run, schema, show, sweep, validate
+from sim.cli.group import Command, Group, epilog
 
 app = typer.Typer(
     cls=Group,
@@ -25,9 +25,12 @@ for name, module in (
     ("show", show),
     ("list", listing),
     ("schema", schema),
+    ("calibrate", calibrate),
+    ("profile", profile),
 ):
-    app.command(name, epilog=epilog(module.EXAMPLES))(module.command)
+    app.command(name, cls=Command, epilog=epilog(module.EXAMPLES))(module.command)
 
 benches = typer.Typer(help="How good the simulator itself is.", no_args_is_help=True)
-benches.command("engine", epilog=epilog(bench.EXAMPLES))(bench.command)
+benches.command("engine", cls=Command, epilog=epilog(bench.EXAMPLES))(bench.command)
 app.add_typer(benches, name="bench")
+app.add_typer(validate.app, name="validate")

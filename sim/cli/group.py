@@ -24,6 +24,18 @@ def epilog(examples: Sequence[str]) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
 
 
+class Command(typer.core.TyperCommand):
+    """A command whose `--json` may stand without a file: then it prints."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with `-` for the file that `--json` lacks."""
+        filled = []
+        for word, following in zip(args, [*args[1:], "--"], strict=False):
+            filled += [word, "-"] if word == "--json" and following.startswith("--") else [word]
+        rest: list[str] = super().parse_args(ctx, filled)
+        return rest
+
+
 class Group(typer.core.TyperGroup):
     """The commands. What is not a SimError is our own mistake and keeps its traceback."""
 

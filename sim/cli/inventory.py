@@ -16,6 +16,8 @@ from sim.spec import find, source
 from sim.spec.gpu import Gpu
 from sim.spec.model import Model
 from sim.spec.parameters import parameters
+from sim.spec.sourced import num_estimated, numbers
+from sim.spec.stack import Stack
 from sim.spec.topology import FABRICS
 
 Lines = Iterator[list[str]]
@@ -53,8 +55,16 @@ def gpus() -> Lines:
             units.text(gpu.memory_bytes, "bytes"),
             units.text(gpu.hbm_bytes_per_s, "bytes/s"),
             units.text(gpu.tdp_w, "W"),
-            f"{len(gpu.estimated)} of {len(gpu.sources)} numbers" if gpu.estimated else "",
+            f"{num_estimated(gpu)} of {len(numbers(gpu))} numbers" if gpu.estimated else "",
         ]
+
+
+def stacks() -> Lines:
+    """What each training framework does."""
+    yield ["stack", "attention", "formats", "what it is"]
+    for name in find.names("stacks"):
+        stack = Stack.model_validate({"name": name} | _content("stacks", name))
+        yield [name, " ".join(stack.attention), " ".join(stack.precisions), stack.title]
 
 
 def topologies() -> Lines:
@@ -119,6 +129,7 @@ def _summary(entry: object) -> str:
 INVENTORY: dict[str, Callable[[], Lines]] = {
     "models": models,
     "gpus": gpus,
+    "stacks": stacks,
     "topologies": topologies,
     "scenarios": scenarios,
     "schedules": schedules,

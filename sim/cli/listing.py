@@ -15,6 +15,7 @@ class What(StrEnum):
 
     MODELS = "models"
     GPUS = "gpus"
+    STACKS = "stacks"
     TOPOLOGIES = "topologies"
     SCENARIOS = "scenarios"
     SCHEDULES = "schedules"

@@ -34,7 +34,9 @@ SetOption = Annotated[
 
 JsonOption = Annotated[
     str | None,
-    typer.Option("--json", metavar="FILE", help="Write results as JSON; `-` prints them, and nothing else, on stdout."),
+    typer.Option(
+        "--json", metavar="FILE", help="Write results as JSON; alone, or with `-`, print them, and nothing else."
+    ),
 ]
 
 TraceOption = Annotated[

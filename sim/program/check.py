@@ -9,11 +9,12 @@ from sim.program.table import SCHEDULES
 from sim.registry import unknown
 from sim.spec.layout import layers_of_stages
 from sim.spec.scenario import Scenario
+from sim.spec.sourced import num_estimated, numbers
 
 
 def problems(scenario: Scenario) -> list[tuple[str, str]]:
     """Every reason why it cannot: (path in the scenario file, message with the numbers)."""
-    return [*_schedule(scenario), *_stages(scenario), *_experts(scenario), *_algorithms(scenario)]
+    return [*_schedule(scenario), *_stages(scenario), *_experts(scenario), *_stack(scenario), *_algorithms(scenario)]
 
 
 def _schedule(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -45,6 +46,19 @@ def _experts(scenario: Scenario) -> Iterator[tuple[str, str]]:
         )
 
 
+def _stack(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    stack, precision = scenario.stack, scenario.training.precision
+    if precision not in stack.precisions:
+        allowed = ", ".join(stack.precisions)
+        yield "training.precision", f"{stack.name} does not train in {precision} (allowed {allowed})"
+    if "unfused" not in stack.attention and not set(stack.attention) & set(scenario.gpu.attention):
+        known = ", ".join(scenario.gpu.attention)
+        yield (
+            "stack",
+            f"{stack.name} calls {', '.join(stack.attention)}, but {scenario.gpu.name} has constants for {known}",
+        )
+
+
 def _algorithms(scenario: Scenario) -> Iterator[tuple[str, str]]:
     for op, name in scenario.network.algorithms:
         able = [key for key, algorithm in ALGORITHMS.items() if op in algorithm.ops]
@@ -70,8 +84,8 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
             f"draw (seed {scenario.seed}), not a mean."
         )
     found += [
-        f"{len(part.estimated)} of {len(part.sources)} constants of {part.name} are estimates."
-        for part in (scenario.gpu, scenario.topology)
+        f"{num_estimated(part)} of {len(numbers(part))} constants of {part.name} are estimates."
+        for part in (scenario.gpu, scenario.topology, scenario.stack)
         if part.estimated
     ]
     return tuple(found)

@@ -1,8 +1,7 @@
 """The pieces of a transformer: attention (grouped-query or latent), dense MLP, experts, embedding, head.
 
-Bytes of memory-bound kernels count every tensor that is read or written once, 2 bytes an element: a norm reads and
-writes its input, a residual addition reads two tensors and writes one; backward they read the gradient too. They add
-up to 20 h forward and 24 h backward per token and layer, as measured on RMSNorm stacks. Dropout is not modelled.
+What is between products depends on the stack (`sim.program.pointwise`). Below 16 bits, what a layer's product reads is
+cast before it: its input, and backward the gradient of its output; weights once a step (`sim.program.stage`).
 """
 
 from __future__ import annotations
@@ -10,161 +9,145 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sim.cost.kernels import Attention
-from sim.program.pieces import Core, Exchange, Linear, Piece, Pointwise
+from sim.program.core import core
+from sim.program.pieces import Exchange, Linear, Part, Piece, Pointwise
+from sim.program.pointwise import (
+    LOSS_BYTES,
+    activation,
+    dropout,
+    gradient_cast,
+    input_cast,
+    norm,
+    permutation,
+    residual,
+    rotary,
+)
 from sim.program.shapes import BYTES, Shapes
 from sim.spec.model import Experts, LatentAttention, Model
 
-CAUSAL_FRAC = 0.5
-"""Share of the scores under a causal mask; with context parallelism each rank takes a head and a tail chunk of the
-sequence, so that every rank has the same half (Llama 3, arXiv 2407.21783 section 3.3.2)."""
 
-MAXIMUM_BYTES = 10
-FORWARD_LOSS_BYTES = 24
-BACKWARD_LOSS_BYTES = 16
-"""Per logit: Megatron-LM's vocab-parallel cross-entropy. The cast to fp32 (6) and the maximum (4); then subtraction,
-exponential, sum and division, each over fp32 logits (24); backward the gradient in place and its cast (16)."""
-
-
-def norm(name: str, tokens: int, width: int) -> Pointwise:
-    """Reads and writes the input; backward reads the gradient and the input, writes the input's gradient."""
-    return Pointwise(name, 2 * BYTES * tokens * width, 3 * BYTES * tokens * width)
-
-
-def residual(tokens: int, width: int) -> Pointwise:
-    """Reads both branches and writes the sum; backward adds the branch's gradient to the stream's."""
-    return Pointwise("residual", 3 * BYTES * tokens * width, 3 * BYTES * tokens * width)
-
-
-def gather_tokens(s: Shapes, width: int) -> Iterator[Piece]:
-    """What precedes a column-parallel product: sequence parallelism gathers tokens (and scatters their gradient);
-    plain tensor parallelism only reduces the gradient (Megatron's f and g, arXiv 1909.08053 and 2205.05198)."""
+def column_parallel(s: Shapes, name: str, n: int, k: int) -> Iterator[Piece]:
+    """A product of all tokens whose output is split over tp. Sequence parallelism gathers the tokens before it (and
+    scatters their gradient); plain tensor parallelism only reduces the gradient (Megatron's f and g, arXiv 1909.08053
+    and 2205.05198). Below 16 bits each rank casts its own tokens, and the cast ones are gathered."""
+    if s.recipe is not None:
+        yield input_cast(name, s.tokens_sp * k, s)
     if s.tp > 1:
-        nbytes = BYTES * s.tokens * width
+        nbytes = float(BYTES * s.tokens * k)
         if s.is_sequence_parallel:
-            yield Exchange("tp", nbytes, "all_gather", "reduce_scatter", regathers=True)
+            cast_nbytes = None if s.recipe is None else s.quantized_bytes * s.tokens * k
+            yield Exchange("tp", nbytes, "all_gather", "reduce_scatter", regathers=True, cast_nbytes=cast_nbytes)
         else:
             yield Exchange("tp", nbytes, None, "all_reduce")
+    yield linear(s, name, s.tokens, n, k)
+    if s.recipe is not None:
+        yield gradient_cast(name, s.tokens * n, s)
 
 
 def scatter_tokens(s: Shapes, width: int) -> Iterator[Piece]:
     """What follows a row-parallel product: its partial sums are reduced, and scattered under sequence parallelism."""
     if s.tp > 1:
-        nbytes = BYTES * s.tokens * width
+        nbytes = float(BYTES * s.tokens * width)
         if s.is_sequence_parallel:
             yield Exchange("tp", nbytes, "reduce_scatter", "all_gather")
         else:
             yield Exchange("tp", nbytes, "all_reduce", None)
 
 
-def linear(s: Shapes, name: str, m: int, n: int, k: int) -> Linear:
+def product(s: Shapes, name: str, m: int, n: int, k: int, *, experts: int | None = None) -> Iterator[Piece]:
+    """A layer's product in the training's number format, with the casts of what it reads."""
+    rows = m * (experts or 1)
+    if s.recipe is not None:
+        yield input_cast(name, rows * k, s)
+    yield linear(s, name, m, n, k, experts=experts)
+    if s.recipe is not None:
+        yield gradient_cast(name, rows * n, s)
+
+
+def linear(s: Shapes, name: str, m: int, n: int, k: int, *, experts: int | None = None) -> Linear:
     """A product in the training's number format."""
-    return Linear(name, m, n, k, s.format, s.grad_bytes)
+    return Linear(name, m, n, k, s.format, s.grad_bytes, s.accumulates, experts)
 
 
 def attention(model: Model, s: Shapes) -> Iterator[Piece]:
     """Norm, projections, rotary embedding, attention, output projection, residual."""
-    yield norm("attention norm", s.tokens_sp, model.hidden)
+    yield Part("norm", (norm("attention norm", s.tokens_sp, model.hidden, s),))
     if model.latent_attention is None:
         yield from _grouped_query(model, s)
         out_width = s.heads * model.head_dim
     else:
         yield from _latent(model, model.latent_attention, s)
         out_width = s.heads * model.latent_attention.v_head_dim
-    yield linear(s, "attention out", s.tokens, model.hidden, out_width)
+    yield from product(s, "attention out", s.tokens, model.hidden, out_width)
     yield from scatter_tokens(s, model.hidden)
-    yield residual(s.tokens_sp, model.hidden)
+    yield from residual(s.tokens_sp, model.hidden, s)
 
 
 def _grouped_query(model: Model, s: Shapes) -> Iterator[Piece]:
     q, kv = s.heads * model.head_dim, s.kv_heads * model.head_dim
-    yield from gather_tokens(s, model.hidden)
-    yield linear(s, "qkv", s.tokens, q + 2 * kv, model.hidden)
+    yield from column_parallel(s, "qkv", q + 2 * kv, model.hidden)
     if model.qk_norm:
-        yield norm("qk norm", s.tokens, q + kv)
+        yield norm("qk norm", s.tokens * (s.heads + s.kv_heads), model.head_dim, s)
     if not model.learned_positions:
-        yield Pointwise("rotary", 2 * BYTES * s.tokens * (q + kv), 2 * BYTES * s.tokens * (q + kv))
-    yield from _core(s, s.kv_heads, model.head_dim, model.head_dim)
+        yield rotary(s.tokens * (q + kv), s)
+    yield from core(s, s.kv_heads, model.head_dim, model.head_dim)
 
 
 def _latent(model: Model, mla: LatentAttention, s: Shapes) -> Iterator[Piece]:
     """Down-projections work on each rank's own tokens; only the latents are gathered (Megatron-Core's MLA)."""
     qk_dim = mla.qk_nope_head_dim + mla.qk_rope_head_dim
+    yield from product(s, "kv down", s.tokens_sp, mla.kv_lora_rank + mla.qk_rope_head_dim, model.hidden)
+    if mla.q_lora_rank is not None:
+        yield from product(s, "q down", s.tokens_sp, mla.q_lora_rank, model.hidden)
+    yield Part("mla_up_projection", tuple(_up_projections(model, mla, s)))
+    yield from core(s, s.heads, qk_dim, mla.v_head_dim)
+
+
+def _up_projections(model: Model, mla: LatentAttention, s: Shapes) -> Iterator[Piece]:
+    """From the latents to queries, keys and values."""
+    qk_dim = mla.qk_nope_head_dim + mla.qk_rope_head_dim
     q_in = model.hidden
-    if mla.q_lora_rank is None:
-        yield from gather_tokens(s, model.hidden)
-        yield linear(s, "q", s.tokens, s.heads * qk_dim, model.hidden)
-    else:
+    if mla.q_lora_rank is not None:
         q_in = mla.q_lora_rank
-        yield linear(s, "q down", s.tokens_sp, q_in, model.hidden)
-        yield norm("q latent norm", s.tokens_sp, q_in)
-        yield from gather_tokens(s, q_in)
-        yield linear(s, "q up", s.tokens, s.heads * qk_dim, q_in)
-    yield linear(s, "kv down", s.tokens_sp, mla.kv_lora_rank + mla.qk_rope_head_dim, model.hidden)
-    yield norm("kv latent norm", s.tokens_sp, mla.kv_lora_rank)
-    yield from gather_tokens(s, mla.kv_lora_rank + mla.qk_rope_head_dim)
+        yield norm("q latent norm", s.tokens_sp, q_in, s)
+    yield from column_parallel(s, "q up", s.heads * qk_dim, q_in)
+    yield norm("kv latent norm", s.tokens_sp, mla.kv_lora_rank, s)
     up_width = s.heads * (mla.qk_nope_head_dim + mla.v_head_dim)
-    yield linear(s, "kv up", s.tokens, up_width, mla.kv_lora_rank)
-    rotary_bytes = 2 * BYTES * s.tokens * s.heads * (qk_dim + mla.qk_rope_head_dim)
-    yield Pointwise("rotary", rotary_bytes, rotary_bytes)
-    yield from _core(s, s.heads, qk_dim, mla.v_head_dim)
-
-
-def _core(s: Shapes, kv_heads: int, qk_head_dim: int, v_head_dim: int) -> Iterator[Piece]:
-    """Attention itself. Under context parallelism, keys and values are gathered before it and their gradients
-    scattered after its backward pass (Llama 3's all-gather form)."""
-    if s.cp > 1:
-        nbytes = BYTES * s.tokens * s.cp * kv_heads * (qk_head_dim + v_head_dim)
-        yield Exchange("cp", nbytes, "all_gather", "reduce_scatter", regathers=True)
-    forward = Attention(
-        name="attention forward",
-        batch=s.sequences,
-        q_len=s.q_len,
-        kv_len=s.kv_len,
-        heads=s.heads,
-        kv_heads=kv_heads,
-        qk_head_dim=qk_head_dim,
-        v_head_dim=v_head_dim,
-        work_frac=CAUSAL_FRAC,
-        is_backward=False,
-        format=s.format,
-    )
-    yield Core(forward, replace(forward, name="attention backward", is_backward=True))
+    yield from column_parallel(s, "kv up", up_width, mla.kv_lora_rank)
+    yield rotary(s.tokens * s.heads * (qk_dim + mla.qk_rope_head_dim), s)
 
 
 def dense_mlp(model: Model, s: Shapes) -> Iterator[Piece]:
     """Norm, up (and gate) projection, activation, down projection, residual."""
-    yield norm("mlp norm", s.tokens_sp, model.hidden)
-    yield from _mlp(model, s, "mlp", s.tokens, model.ffn_hidden // s.tp)
-    yield residual(s.tokens_sp, model.hidden)
+    parts = (
+        Part("norm", (norm("mlp norm", s.tokens_sp, model.hidden, s),)),
+        *_mlp(model, s, "mlp", model.ffn_hidden // s.tp),
+    )
+    yield Part("mlp", parts)
+    yield from residual(s.tokens_sp, model.hidden, s)
 
 
-def _mlp(model: Model, s: Shapes, name: str, tokens: int, width: int) -> Iterator[Piece]:
+def _mlp(model: Model, s: Shapes, name: str, width: int) -> Iterator[Piece]:
     gates = 2 if model.gated_mlp else 1
-    yield from gather_tokens(s, model.hidden)
-    yield linear(s, f"{name} up", tokens, gates * width, model.hidden)
-    yield _activation(tokens, width, gates)
-    yield linear(s, f"{name} down", tokens, model.hidden, width)
+    yield from column_parallel(s, f"{name} up", gates * width, model.hidden)
+    yield Part("activation", (activation("activation", s.tokens, width, gates, s),))
+    yield from product(s, f"{name} down", s.tokens, model.hidden, width)
     yield from scatter_tokens(s, model.hidden)
-
-
-def _activation(tokens: int, width: int, gates: int) -> Pointwise:
-    """Reads `gates` inputs and writes one; backward reads them and the gradient, writes their gradients."""
-    forward_bytes = BYTES * tokens * width * (gates + 1)
-    return Pointwise("activation", forward_bytes, BYTES * tokens * width * (2 * gates + 1))
 
 
 def moe_mlp(model: Model, experts: Experts, s: Shapes) -> Iterator[Piece]:
     """Norm, router, shared expert, dispatch, grouped products, combine, residual. Tokens are spread evenly."""
     h = model.hidden
-    yield norm("mlp norm", s.tokens_sp, h)
-    yield linear(s, "router", s.tokens_sp, experts.num_experts, h)
+    yield Part("norm", (norm("mlp norm", s.tokens_sp, h, s),))
+    yield replace(linear(s, "router", s.tokens_sp, experts.num_experts, h), format=s.format_16)
     score_bytes = 4 * s.tokens_sp * experts.num_experts
     yield Pointwise("top-k", 3 * score_bytes, 3 * score_bytes)
+    routed = tuple(_routed(model, experts, s))
     if experts.shared_ffn_hidden:
-        yield from _mlp(model, s, "shared expert", s.tokens, experts.shared_ffn_hidden // s.tp)
-    yield from _routed(model, experts, s)
-    yield residual(s.tokens_sp, h)
+        shared = tuple(_mlp(model, s, "shared expert", experts.shared_ffn_hidden // s.tp))
+        routed = (*shared, *routed)
+    yield Part("moe", routed)
+    yield from residual(s.tokens_sp, h, s)
 
 
 def _routed(model: Model, experts: Experts, s: Shapes) -> Iterator[Piece]:
@@ -180,20 +163,19 @@ def _routed(model: Model, experts: Experts, s: Shapes) -> Iterator[Piece]:
     tokens_per_expert = max(round(copies * s.etp / local_experts), 1)
     width = experts.ffn_hidden // s.etp
     gates = 2 if model.gated_mlp else 1
-    yield Pointwise("permute", 2 * copy_bytes, 2 * copy_bytes)
+    yield permutation("permute", copies * h, s)
     if s.ep > 1:
         yield Exchange("ep", copy_bytes, "all_to_all", "all_to_all")
     if s.etp > 1:
         yield Exchange("etp", copy_bytes * s.etp, "all_gather", "reduce_scatter")
-    up = linear(s, "experts up", tokens_per_expert, gates * width, h)
-    yield replace(up, count=local_experts)
-    yield _activation(tokens_per_expert * local_experts, width, gates)
-    yield replace(linear(s, "experts down", tokens_per_expert, h, width), count=local_experts)
+    yield from product(s, "experts up", tokens_per_expert, gates * width, h, experts=local_experts)
+    yield Part("activation", (activation("activation", tokens_per_expert * local_experts, width, gates, s),))
+    yield from product(s, "experts down", tokens_per_expert, h, width, experts=local_experts)
     if s.etp > 1:
         yield Exchange("etp", copy_bytes * s.etp, "reduce_scatter", "all_gather")
     if s.ep > 1:
         yield Exchange("ep", copy_bytes, "all_to_all", "all_to_all")
-    yield Pointwise("unpermute", 2 * copy_bytes, 2 * copy_bytes)
+    yield permutation("unpermute", copies * h, s)
 
 
 def layer(model: Model, s: Shapes, index: int) -> tuple[Piece, ...]:
@@ -210,22 +192,29 @@ def embedding(model: Model, s: Shapes) -> tuple[Piece, ...]:
     width = s.tokens * model.hidden
     rows = 2 if model.learned_positions else 1
     backward_bytes = (BYTES + 2 * s.grad_bytes) * width * rows
-    lookup = Pointwise("embedding", BYTES * (rows + 1) * width, backward_bytes, "embedding")
-    return (lookup, *scatter_tokens(s, model.hidden))
+    lookup = Pointwise("embedding", BYTES * (rows + 1) * width, backward_bytes, "embedding", "gather")
+    masked = (dropout("embedding dropout", s.tokens_sp * model.hidden),) if s.dropout > 0 else ()
+    return (lookup, *scatter_tokens(s, model.hidden), *masked)
 
 
 def head(model: Model, s: Shapes) -> tuple[Piece, ...]:
     """Final norm, logits, cross-entropy. Over a split vocabulary the loss reduces maximum, sum and target logit."""
     logits = s.tokens * s.vocab
     reduce = [Exchange("tp", 4 * s.tokens, "all_reduce", None)] * (1 if s.tp > 1 else 0)
+    before, after, backward = LOSS_BYTES[s.kernels.cross_entropy]
     return (
-        norm("final norm", s.tokens_sp, model.hidden),
-        *gather_tokens(s, model.hidden),
-        replace(linear(s, "head", s.tokens, s.vocab, model.hidden), cause="head"),
-        Pointwise("logit maximum", MAXIMUM_BYTES * logits, 0.0, "head"),
+        norm("final norm", s.tokens_sp, model.hidden, s),
+        *_head_product(model, s),
+        Pointwise("logit maximum", before * logits, 0.0, "head"),
         *reduce,
-        Pointwise("cross-entropy", FORWARD_LOSS_BYTES * logits, BACKWARD_LOSS_BYTES * logits, "head"),
+        Pointwise("cross-entropy", after * logits, backward * logits, "head"),
         *reduce,
         *reduce,
         Pointwise("loss", 4 * 4 * s.tokens, 4 * s.tokens, "head"),
     )
+
+
+def _head_product(model: Model, s: Shapes) -> Iterator[Piece]:
+    """Logits, in 16 bits whatever the layers' format."""
+    for piece in column_parallel(replace(s, recipe=None, format=s.format_16), "head", s.vocab, model.hidden):
+        yield replace(piece, cause="head") if isinstance(piece, Linear) else piece

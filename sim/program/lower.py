@@ -17,6 +17,7 @@ from sim.program.ranks import STREAM_INDEX, Payloads, RankTable, rank_table
 from sim.program.shapes import BYTES, shapes
 from sim.program.stage import (
     DEFAULT_PREFETCH_LAYERS,
+    Hop,
     Unit,
     backward_block,
     end_block,
@@ -130,8 +131,12 @@ class _Blocks:
         self._scenario = scenario
         self._rep = replication(scenario)
         self._shapes = shapes(scenario)
+        s, layout = self._shapes, scenario.layout
         # The residual stream of a micro-batch, or its gradient.
-        nbytes = float(BYTES * self._shapes.tokens_sp * scenario.model.hidden)
+        nbytes = float(BYTES * s.tokens_sp * scenario.model.hidden)
+        scattered = scenario.stack.sends == "scattered" and layout.tp > 1 and not layout.sequence_parallel
+        self._gather = Collective("tp", "all_gather", "tp", nbytes) if scattered else None
+        nbytes /= layout.tp if scattered else 1
         self._sends = {Kind.F: Send(PP_FORWARD, nbytes), Kind.B: Send(PP_BACKWARD, nbytes)}
         self._units: dict[Unit, Unit] = {}
         self._built: dict[tuple[object, ...], Block] = {}
@@ -144,7 +149,7 @@ class _Blocks:
         blocks = []
         for action in actions:
             is_edge = action in (first[action.stage], last[action.stage])
-            blocks.append(self._block(units[action.stage], action.kind, self._send(action), is_edge=is_edge))
+            blocks.append(self._block(units[action.stage], action.kind, self._hop(action), is_edge=is_edge))
         return [*blocks, end_block(self._scenario, pp_rank, self._rep, units)]
 
     def _units_of(self, stage: int) -> tuple[Unit, ...]:
@@ -152,20 +157,28 @@ class _Blocks:
         units = units_of_stage(self._scenario, stage, self._shapes)
         return tuple(self._units.setdefault(unit, unit) for unit in units)
 
-    def _send(self, action: Action) -> Send | None:
-        """What an action sends on; none at the ends of the pipeline and within a rank."""
+    def _hop(self, action: Action) -> Hop:
+        """What an action sends on, and gathers of what it got; nothing at the pipeline's ends and within a rank."""
         layout = self._scenario.layout
-        to = action.stage + (1 if action.kind is Kind.F else -1)
-        return self._sends[action.kind] if layout.pp > 1 and 0 <= to < num_stages(layout) else None
+        step = 1 if action.kind is Kind.F else -1
 
-    def _block(self, units: tuple[Unit, ...], kind: Kind, send: Send | None, *, is_edge: bool) -> Block:
-        key = (*map(id, units), kind, send, is_edge)
+        def is_stage(stage: int) -> bool:
+            return layout.pp > 1 and 0 <= stage < num_stages(layout)
+
+        return Hop(
+            send=self._sends[action.kind] if is_stage(action.stage + step) else None,
+            gather=self._gather if is_stage(action.stage - step) else None,
+        )
+
+    def _block(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, *, is_edge: bool) -> Block:
+        key = (*map(id, units), kind, hop, is_edge)
         if key not in self._built:
             if kind is Kind.F:
-                self._built[key] = forward_block(units, self._rep, is_first=is_edge, send=send)
+                self._built[key] = forward_block(units, self._rep, self._shapes, is_first=is_edge, hop=hop)
             else:
                 training = self._scenario.training
-                self._built[key] = backward_block(units, self._rep, training, is_last=is_edge, send=send)
+                block = backward_block(units, self._rep, self._shapes, training, is_last=is_edge, hop=hop)
+                self._built[key] = block
         return self._built[key]
 
 

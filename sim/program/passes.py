@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.cost.kernels import Kernel, Stream
+from sim.cost.kernels import Kernel
 from sim.program.operations import BlockBuilder, Collective
-from sim.program.pieces import Core, Exchange, Linear, Piece, Pointwise
+from sim.program.pieces import Core, Exchange, Linear, Part, Piece, Pointwise
+from sim.spec.training import Module
 
 
 class PassBuilder:
@@ -32,9 +33,10 @@ class PassBuilder:
             self._kernels = []
 
     def start(self, exchange: Exchange, op: str) -> int:
-        """Start communication of what was computed so far."""
+        """Start communication of what was computed so far; an all_gather in the backward pass repeats the forward's."""
         self.flush()
-        return self.builder.communicate(Collective(exchange.kind, op, exchange.kind, exchange.nbytes))
+        nbytes = exchange.forward_nbytes if op == exchange.forward else exchange.nbytes
+        return self.builder.communicate(Collective(exchange.kind, op, exchange.kind, nbytes))
 
     def wait(self, operation: int) -> None:
         """What follows waits for `operation`."""
@@ -58,9 +60,12 @@ def forward_pass(run: PassBuilder, pieces: Sequence[Piece], label: str = FORWARD
             case Linear():
                 run.add(label, piece.forward())
             case Pointwise():
-                run.add(label, Stream(f"{piece.name} forward", piece.forward_bytes, piece.cause))
+                if piece.forward_bytes:
+                    run.add(label, piece.forward())
             case Core():
-                run.add(label, piece.forward)
+                run.add(label, *piece.forward)
+            case Part():
+                forward_pass(run, piece.pieces, label)
             case Exchange(forward=None):
                 pass
             case Exchange(forward=op):
@@ -68,11 +73,14 @@ def forward_pass(run: PassBuilder, pieces: Sequence[Piece], label: str = FORWARD
                 run.exchange(piece, op)
 
 
-def backward_pass(run: PassBuilder, pieces: Sequence[Piece], *, overlaps: bool, recomputes_core: bool) -> None:
+def backward_pass(
+    run: PassBuilder, pieces: Sequence[Piece], *, overlaps: bool, recomputes: frozenset[Module] = frozenset()
+) -> None:
     """Backward pass of `pieces`, last piece first.
 
     overlaps: where a product follows communication in the forward pass (column-parallel), the input is gathered again
     beside the input-gradient product, and the input's gradient is reduced beside the weight-gradient product.
+    recomputes: parts whose forward pass runs again first.
     """
     reverse = list(reversed(pieces))
     position = 0
@@ -85,23 +93,27 @@ def backward_pass(run: PassBuilder, pieces: Sequence[Piece], *, overlaps: bool, 
                 _column_parallel(run, piece, before, overlaps=overlaps)
                 position += 1
             case Linear(), _:
-                run.add(BACKWARD, piece.input_gradient(), piece.weight_gradient())
+                run.add(BACKWARD, piece.input_gradient(), *piece.weight_gradient())
             case Pointwise(), _:
                 if piece.backward_bytes:
-                    run.add(BACKWARD, Stream(f"{piece.name} backward", piece.backward_bytes, piece.cause))
+                    run.add(BACKWARD, piece.backward())
             case Core(), _:
-                _core(run, piece, before, recomputes=recomputes_core)
+                run.add(BACKWARD, *piece.backward)
+            case Part(), _:
+                _part(run, piece, before, overlaps=overlaps, recomputes=recomputes)
             case Exchange(), _:
                 if piece.backward is not None:
                     run.exchange(piece, piece.backward)
 
 
-def _core(run: PassBuilder, core: Core, before: Piece | None, *, recomputes: bool) -> None:
+def _part(run: PassBuilder, part: Part, before: Piece | None, *, overlaps: bool, recomputes: frozenset[Module]) -> None:
+    """A part's backward pass; what was gathered for it (keys and values) is gathered again."""
     if isinstance(before, Exchange) and before.regathers:
         run.exchange(before, "all_gather")
-    if recomputes:
-        run.add(RECOMPUTE, core.forward)
-    run.add(BACKWARD, core.backward)
+    if part.module in recomputes:
+        forward_pass(run, part.pieces, RECOMPUTE)
+        recomputes = frozenset()
+    backward_pass(run, part.pieces, overlaps=overlaps, recomputes=recomputes)
 
 
 def _column_parallel(run: PassBuilder, linear: Linear, exchange: Exchange, *, overlaps: bool) -> None:
@@ -111,12 +123,12 @@ def _column_parallel(run: PassBuilder, linear: Linear, exchange: Exchange, *, ov
     if not overlaps:
         if gather is not None:
             run.wait(gather)
-        run.add(BACKWARD, linear.input_gradient(), linear.weight_gradient())
+        run.add(BACKWARD, linear.input_gradient(), *linear.weight_gradient())
         run.exchange(exchange, exchange.backward)
         return
     run.add(BACKWARD, linear.input_gradient())
     reduce = run.start(exchange, exchange.backward)
     if gather is not None:
         run.wait(gather)
-    run.add(BACKWARD, linear.weight_gradient())
+    run.add(BACKWARD, *linear.weight_gradient())
     run.wait(reduce)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from sim.cost.kernels import Attention, Gemm
+from sim.cost.kernels import Gemm, GroupedGemm, Kernel, Stream
+from sim.cost.stream import StreamKind
 from sim.spec.gpu import NumberFormat
+from sim.spec.training import Module
+
+OUTPUT_BYTES = 2
+"""Of a value that a product writes, whatever its operands' format."""
 
 CollectiveOp = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 
 
 @dataclass(frozen=True)
 class Linear:
-    """`count` products (m, k) x (k, n) with weights (k, n); a bias is part of the epilogue."""
+    """A product (m, k) x (k, n) with weights (k, n), or one for each of `experts` in one launch; a bias is part of the
+    epilogue.
+
+    accumulates: the weight gradient is added to a buffer of `grad_bytes` a value by the product itself (`fused`), or by
+    a kernel after it (`separate`); with None the product's own output is the gradient.
+    """
 
     name: str
     m: int
@@ -21,46 +32,83 @@ class Linear:
     k: int
     format: NumberFormat
     grad_bytes: int
-    count: int = 1
+    accumulates: Literal["fused", "separate"] | None
+    experts: int | None = None
     cause: str = "gemm"
 
-    def forward(self) -> Gemm:
+    @property
+    def weights(self) -> int:
+        """Of all experts."""
+        return self.n * self.k * (self.experts or 1)
+
+    def forward(self) -> Gemm | GroupedGemm:
         """(m, k) x (k, n)."""
-        return Gemm(f"{self.name} forward", self.m, self.n, self.k, self.format, self.count, cause=self.cause)
+        return self._rows("forward", self.n, self.k)
 
-    def input_gradient(self) -> Gemm:
+    def input_gradient(self) -> Gemm | GroupedGemm:
         """(m, n) x (n, k): the gradient of the input."""
-        return Gemm(f"{self.name} dgrad", self.m, self.k, self.n, self.format, self.count, cause=self.cause)
+        return self._rows("dgrad", self.k, self.n)
 
-    def weight_gradient(self) -> Gemm:
-        """(n, m) x (m, k), added to the gradient buffer: it is read and written in its own format instead of the
-        16-bit output that the product would write alone."""
-        extra_bytes = (2 * self.grad_bytes - 2) * self.n * self.k * self.count
-        return Gemm(f"{self.name} wgrad", self.n, self.k, self.m, self.format, self.count, extra_bytes, self.cause)
+    def _rows(self, what: str, n: int, k: int) -> Gemm | GroupedGemm:
+        name = f"{self.name} {what}"
+        if self.experts is None:
+            return Gemm(name, self.m, n, k, self.format, cause=self.cause)
+        return GroupedGemm(name, ((self.m, self.experts),), n, k, self.format, cause=self.cause)
+
+    def weight_gradient(self) -> Iterator[Kernel]:
+        """(n, m) x (m, k), and what adds it to the gradient buffer. Where the product does, it reads and writes the
+        buffer in its own format instead of the 16-bit output that it would write alone."""
+        extra_bytes = (2 * self.grad_bytes - OUTPUT_BYTES) * self.weights if self.accumulates == "fused" else 0
+        name = f"{self.name} wgrad"
+        if self.experts is None:
+            yield Gemm(name, self.n, self.k, self.m, self.format, extra_bytes=extra_bytes, cause=self.cause)
+        else:
+            groups = ((self.m, self.experts),)
+            yield GroupedGemm(name, groups, self.n, self.k, self.format, True, extra_bytes, self.cause)
+        if self.accumulates == "separate":
+            nbytes = (OUTPUT_BYTES + 2 * self.grad_bytes) * self.weights
+            yield Stream(f"{self.name} gradient accumulation", nbytes, launches=self.experts or 1)
 
 
 @dataclass(frozen=True)
 class Pointwise:
-    """A kernel bound by memory: bytes that its forward and its backward pass read and write."""
+    """Kernels bound by memory: bytes that their forward and their backward pass read and write, and in how many
+    launches. row_bytes: see `sim.cost.stream.Stream`."""
 
     name: str
     forward_bytes: float
     backward_bytes: float
     cause: str = "memory_bound"
+    kind: StreamKind = "elementwise"
+    forward_launches: int = 1
+    backward_launches: int = 1
+    row_bytes: float = 0.0
+
+    def forward(self) -> Stream:
+        """Of the forward pass."""
+        return self._stream("forward", self.forward_bytes, self.forward_launches)
+
+    def backward(self) -> Stream:
+        """Of the backward pass."""
+        return self._stream("backward", self.backward_bytes, self.backward_launches)
+
+    def _stream(self, direction: str, nbytes: float, launches: int) -> Stream:
+        return Stream(f"{self.name} {direction}", nbytes, self.cause, self.kind, launches, self.row_bytes)
 
 
 @dataclass(frozen=True)
 class Core:
-    """Fused attention; selective recomputation runs its forward pass again."""
+    """Attention itself: one fused kernel each way, or products with a softmax between them."""
 
-    forward: Attention
-    backward: Attention
+    forward: tuple[Kernel, ...]
+    backward: tuple[Kernel, ...]
 
 
 @dataclass(frozen=True)
 class Exchange:
     """Communication between two pieces: `forward` on activations, `backward` on their gradient, either may be none.
 
+    nbytes: of the activations in 16 bits, or of their gradient.  cast_nbytes: of activations that were cast before.
     regathers: the backward pass gathers the forward input again, because only a shard of it was kept (Megatron's
     sequence parallelism, arXiv 2205.05198 section 4.2.2; keys and values under context parallelism).
     """
@@ -70,6 +118,29 @@ class Exchange:
     forward: CollectiveOp | None
     backward: CollectiveOp | None
     regathers: bool = False
+    cast_nbytes: float | None = None
+
+    @property
+    def forward_nbytes(self) -> float:
+        """Of the activations, as they are sent."""
+        return self.nbytes if self.cast_nbytes is None else self.cast_nbytes
 
 
-Piece = Linear | Pointwise | Core | Exchange
+@dataclass(frozen=True)
+class Part:
+    """Pieces that selective recomputation runs again together: a `sim.spec.training.Module`."""
+
+    module: Module
+    pieces: tuple[Piece, ...]
+
+
+Piece = Linear | Pointwise | Core | Exchange | Part
+
+
+def flat(pieces: Iterable[Piece]) -> Iterator[Linear | Pointwise | Core | Exchange]:
+    """The pieces with those inside of parts, in their order."""
+    for piece in pieces:
+        if isinstance(piece, Part):
+            yield from flat(piece.pieces)
+        else:
+            yield piece

@@ -40,7 +40,7 @@ def layer_shard(scenario: Scenario, index: int) -> Shard:
 def vocabulary_shard(scenario: Scenario) -> Shard:
     """One matrix over this rank's part of the padded vocabulary."""
     model, tp = scenario.model, scenario.layout.tp
-    return Shard(padded_vocab(model.vocab, tp) // tp * model.hidden)
+    return Shard(padded_vocab(model.vocab, tp, scenario.stack.vocab_multiple) // tp * model.hidden)
 
 
 def embedding_shard(scenario: Scenario) -> Shard:

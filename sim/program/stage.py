@@ -13,27 +13,24 @@ from dataclasses import dataclass
 from sim.cost.kernels import Stream
 from sim.program.layers import embedding, head, layer
 from sim.program.operations import Block, BlockBuilder, Collective, Send
-from sim.program.passes import RECOMPUTE, PassBuilder, backward_pass, forward_pass
-from sim.program.pieces import Piece
+from sim.program.optimizer import optimizer_kernels
+from sim.program.passes import BACKWARD, FORWARD, RECOMPUTE, PassBuilder, backward_pass, forward_pass
+from sim.program.pieces import Linear, Piece, flat
+from sim.program.pointwise import weight_cast
 from sim.program.shapes import BYTES, Shapes, shapes
 from sim.program.shards import Shard, embedding_shard, head_shard, layer_shard, vocabulary_shard
 from sim.spec.layout import edp, layers_of_stages, num_ranks, num_stages
 from sim.spec.scenario import Scenario
-from sim.spec.training import Training
+from sim.spec.training import Training, recomputed_modules
 
 MEGATRON_BUCKET_PARAMETERS = 40_000_000
 MEGATRON_BUCKET_PARAMETERS_BY_RANK = 1_000_000
 """Megatron-Core's bucket: the greater of 40 million parameters and a million for each data-parallel rank."""
 
-ADAM_TRAFFIC_BYTES = 30
-"""Adam in fp32, bytes read and written per parameter of the shard, gradient apart: master and both moments read (12)
-and written (12), master read and cast to 16 bits (6)."""
-
-GRAD_PASSES = 4
-"""Times that the optimizer reads or writes a gradient: scaled and clipped (2), used (1), zeroed (1)."""
-
 NORM_BYTES = 4
 """The sum of squares that ranks exchange for the global norm: one fp32 number."""
+
+LOW_PRECISION = ("fp8", "fp4")
 
 DEFAULT_PREFETCH_LAYERS = 1
 """FSDP gathers the next layer while one computes."""
@@ -47,6 +44,29 @@ class Unit:
     shard: Shard
     is_layer: bool
 
+    @property
+    def cast_parameters(self) -> int:
+        """Weights of products below 16 bits."""
+        linears = (piece for piece in flat(self.pieces) if isinstance(piece, Linear))
+        return sum(each.weights for each in linears if each.format in LOW_PRECISION)
+
+
+@dataclass(frozen=True)
+class Hop:
+    """What a block takes from and hands to its neighbours in the pipeline.
+
+    send: none at the pipeline's ends.  gather: what the tensor-parallel group does with what arrived, where each of its
+    ranks got a part.
+    """
+
+    send: Send | None = None
+    gather: Collective | None = None
+
+    def receive(self, run: PassBuilder) -> None:
+        """Put together what arrived."""
+        if self.gather is not None:
+            run.wait(run.builder.communicate(self.gather))
+
 
 @dataclass(frozen=True)
 class Replication:
@@ -57,10 +77,12 @@ class Replication:
     expert: int
     bucket_bytes: float
     grad_bytes: int
+    param_bytes: float
+    copies_shards: bool
     overlaps_reduce: bool
     overlaps_gather: bool
 
-    def collectives(self, kind: str, op: str, shard: Shard, parameter_bytes: int) -> Iterator[Collective]:
+    def collectives(self, kind: str, op: str, shard: Shard, parameter_bytes: float) -> Iterator[Collective]:
         """The call over dense parameters and the one over experts, where there are replicas."""
         for group, replicas, parameters in (
             ("dp_cp", self.dense, shard.dense),
@@ -76,7 +98,20 @@ class Replication:
 
     def gathers(self, shard: Shard) -> Iterator[Collective]:
         """Gathering of the parameters of `shard`."""
-        return self.collectives("dp_gather", "all_gather", shard, BYTES)
+        return self.collectives("dp_gather", "all_gather", shard, self.param_bytes)
+
+    def copy_out(self, shard: Shard) -> Iterator[Stream]:
+        """Parameters that were gathered for many tensors at once, copied to where each tensor lies (FSDP2)."""
+        if self.copies_shards and (gathered := self._replicated(shard)):
+            yield Stream("copy out of gather", 2 * self.param_bytes * gathered)
+
+    def copy_in(self, shard: Shard) -> Iterator[Stream]:
+        """16-bit gradients of many tensors, copied into what is reduced, in its format."""
+        if self.copies_shards and (gathered := self._replicated(shard)):
+            yield Stream("copy into reduction", (BYTES + self.grad_bytes) * gathered)
+
+    def _replicated(self, shard: Shard) -> float:
+        return (shard.dense if self.dense > 1 else 0) + (shard.expert if self.expert > 1 else 0)
 
     def fills_bucket(self, shard: Shard) -> bool:
         """Whether the gradients of `shard` are worth a call. ZeRO-3 works unit by unit."""
@@ -88,7 +123,8 @@ def replication(scenario: Scenario) -> Replication:
     layout, training = scenario.layout, scenario.training
     assert layout.dp is not None
     dense = layout.dp * layout.cp
-    grad_bytes = shapes(scenario).grad_bytes
+    s = shapes(scenario)
+    grad_bytes = s.grad_bytes
     parameters = max(MEGATRON_BUCKET_PARAMETERS, MEGATRON_BUCKET_PARAMETERS_BY_RANK * dense)
     return Replication(
         zero=layout.zero,
@@ -96,6 +132,8 @@ def replication(scenario: Scenario) -> Replication:
         expert=edp(layout),
         bucket_bytes=training.bucket_bytes or parameters * grad_bytes,
         grad_bytes=grad_bytes,
+        param_bytes=s.quantized_bytes if s.keeps_weights_cast else BYTES,
+        copies_shards=layout.zero == 3 and scenario.stack.shard_copies,
         overlaps_reduce=training.overlap.grad_reduce,
         overlaps_gather=training.overlap.param_gather,
     )
@@ -128,11 +166,13 @@ def buckets(units: Sequence[Unit], rep: Replication) -> list[tuple[Shard, int]]:
     return full
 
 
-def forward_block(units: Sequence[Unit], rep: Replication, *, is_first: bool, send: Send | None) -> Block:
+def forward_block(units: Sequence[Unit], rep: Replication, s: Shapes, *, is_first: bool, hop: Hop) -> Block:
     """Forward pass of one micro-batch. The first one of the step waits for the parameters, bucket by bucket, that
-    ZeRO-1 and ZeRO-2 gather after the step before."""
+    ZeRO-1 and ZeRO-2 gather after the step before, and casts weights for all that follow; ZeRO-3 casts what it gathers.
+    """
     builder = BlockBuilder()
     run = PassBuilder(builder)
+    hop.receive(run)
     gathers: dict[int, list[int]] = {}
     if rep.zero == 3:
         gathers = {index: _gather(builder, rep, unit.shard) for index, unit in enumerate(units)}
@@ -144,36 +184,46 @@ def forward_block(units: Sequence[Unit], rep: Replication, *, is_first: bool, se
     for index, unit in enumerate(units):
         for gather in gathers.get(index, ()):
             run.wait(gather)
+        run.add(FORWARD, *_prepared(unit, rep, s, casts=is_first or rep.zero == 3))
         forward_pass(run, unit.pieces)
         if rep.zero == 3:
             run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
     run.flush()
-    if send is not None:
-        builder.communicate(send)
+    if hop.send is not None:
+        builder.communicate(hop.send)
     return builder.build()
 
 
+def _prepared(unit: Unit, rep: Replication, s: Shapes, *, casts: bool) -> Iterator[Stream]:
+    """What makes gathered parameters fit for products."""
+    yield from rep.copy_out(unit.shard)
+    if casts and (parameters := unit.cast_parameters):
+        yield weight_cast(parameters, s)
+
+
 def backward_block(
-    units: Sequence[Unit], rep: Replication, training: Training, *, is_last: bool, send: Send | None
+    units: Sequence[Unit], rep: Replication, s: Shapes, training: Training, *, is_last: bool, hop: Hop
 ) -> Block:
     """Backward pass of one micro-batch. The last one of the step (with ZeRO-2 and ZeRO-3 every one) reduces gradients:
     bucket by bucket beside the layers that follow, or after all of them."""
     builder = BlockBuilder()
     run = PassBuilder(builder)
+    hop.receive(run)
     order = list(reversed(units))
     reduces = is_last or rep.zero >= 2
     full = {index: shard for shard, index in buckets(order, rep)} if reduces else {}
     late: list[Collective] = []
     gathers = [_gather(builder, rep, unit.shard) if rep.zero == 3 else [] for unit in order]
+    recomputed = recomputed_units(order, training)
     for index, unit in enumerate(order):
         for gather in gathers[index]:
             run.wait(gather)
-        if training.recompute == "full" and unit.is_layer:
+        run.add(BACKWARD, *_prepared(unit, rep, s, casts=rep.zero == 3))
+        if index in recomputed:
             forward_pass(run, unit.pieces, RECOMPUTE)
-        backward_pass(
-            run, unit.pieces, overlaps=training.overlap.tensor, recomputes_core=training.recompute == "selective"
-        )
+        backward_pass(run, unit.pieces, overlaps=training.overlap.tensor, recomputes=recomputed_modules(training))
+        run.add(BACKWARD, *rep.copy_in(unit.shard))
         calls = list(rep.reductions(full[index])) if index in full else []
         if rep.zero == 3 or (calls and rep.overlaps_reduce):
             run.flush()
@@ -185,10 +235,19 @@ def backward_block(
         else:
             late += calls
     run.flush()
-    if send is not None:
-        builder.communicate(send)
+    if hop.send is not None:
+        builder.communicate(hop.send)
     builder.tail += [builder.communicate(call) for call in late]
     return builder.build()
+
+
+def recomputed_units(order: Sequence[Unit], training: Training) -> frozenset[int]:
+    """Which units, in the order of the backward pass, run their whole forward pass again: all layers, or the first
+    `recompute_layers` of the stage (Megatron-LM's block method)."""
+    if training.recompute != "full":
+        return frozenset()
+    layers = [index for index, unit in enumerate(order) if unit.is_layer][::-1]
+    return frozenset(layers[: training.recompute_layers])
 
 
 def _gather(builder: BlockBuilder, rep: Replication, shard: Shard) -> list[int]:
@@ -213,8 +272,9 @@ def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[i
     builder.compute("gradient norm", (Stream("gradient norm", rep.grad_bytes * owned, "optimizer"),))
     if num_ranks(layout) > 1:
         builder.wait(builder.communicate(Collective("grad_norm", "all_reduce", "world", NORM_BYTES)))
-    update_bytes = ADAM_TRAFFIC_BYTES + GRAD_PASSES * rep.grad_bytes
-    builder.compute("optimizer", (Stream("optimizer", update_bytes * owned, "optimizer"),))
+    is_fused = scenario.stack.kernels.optimizer == "fused"
+    update = optimizer_kernels(scenario.training.optimizer, owned, rep.grad_bytes, is_fused=is_fused)
+    builder.compute("optimizer", tuple(update))
     if rep.zero in (1, 2) and not rep.overlaps_gather:
         for units in stages.values():
             for part, _ in buckets(units, rep):

@@ -35,7 +35,7 @@ from sim.results.result import Result
 from sim.simulation import Simulation
 from sim.spec.load import dump
 from sim.spec.scenario import Scenario
-from sim.spec.sourced import numbers
+from sim.spec.sourced import Sourced, is_estimated, numbers, source_of
 
 GIB = " GiB"
 
@@ -221,15 +221,16 @@ def _links(result: Result) -> Table:
 
 
 def _constants(scenarios: Iterable[Scenario]) -> dict[str, list[Constant]]:
-    """Constants of every distinct GPU and topology, by name."""
+    """Constants of every distinct GPU, topology and stack, by name."""
     found: dict[str, list[Constant]] = {}
     for scenario in scenarios:
-        gpu, topology = scenario.gpu, scenario.topology
-        found.setdefault(f"GPU {gpu.name}", _sourced(numbers(gpu), gpu.sources, gpu.estimated))
-        values = numbers(topology)
-        found.setdefault(f"topology {topology.name}", _sourced(values, topology.sources, topology.estimated))
+        for kind, entry in (("GPU", scenario.gpu), ("topology", scenario.topology), ("stack", scenario.stack)):
+            found.setdefault(f"{kind} {entry.name}", _sourced(entry))
     return found
 
 
-def _sourced(values: dict[str, float], sources: dict[str, str], estimated: Sequence[str]) -> list[Constant]:
-    return [Constant(key, f"{value:.6g}", sources[key], key in estimated) for key, value in values.items()]
+def _sourced(entry: Sourced) -> list[Constant]:
+    return [
+        Constant(key, f"{value:.6g}", source_of(entry, key), is_estimated(entry, key))
+        for key, value in numbers(entry).items()
+    ]

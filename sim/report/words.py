@@ -36,6 +36,7 @@ DATA = Group(
     "data-parallel communication", "DP", "exposed reduction of gradients and gathering of parameters", "#E69F00"
 )
 PIPELINE = Group("pipeline communication", "PP", "exposed sends between stages", "#F0E442")
+HOST = Group("host launch", "host", "the GPU waits for its host to issue the next kernel", "#4D4D4D")
 BUBBLE = Group("pipeline bubble", "bubble", "no upstream or downstream work to do", "#C4C7CB")
 WAITING = Group("waiting for peers", "wait", "others arrive later in a collective, or end the step later", "#7B8087")
 
@@ -50,6 +51,7 @@ GROUPS = (
     CONTEXT,
     DATA,
     PIPELINE,
+    HOST,
     BUBBLE,
     WAITING,
 )
@@ -84,6 +86,7 @@ CAUSES: dict[str, Cause] = {
     "gemm": Cause(MATRIX, "matrix products of layers", "time of the kernels"),
     "head": Cause(MATRIX, "head and loss", "logits and cross-entropy on the last stage"),
     "attention": Cause(ATTENTION, "attention", "time of the fused kernels"),
+    "cast": Cause(MEMORY_BOUND, "casts to fp8 or fp4", "inputs, gradients and weights of products below 16 bits"),
     "memory_bound": Cause(MEMORY_BOUND, "memory-bound kernels", "norms, activations, residuals, rotary, routing"),
     "embedding": Cause(MEMORY_BOUND, "embedding", "look-up and its gradient on the first stage"),
     "recompute": Cause(RECOMPUTE, "recomputation", "forward kernels that run again in the backward pass"),
@@ -93,6 +96,7 @@ CAUSES: dict[str, Cause] = {
         EXPOSED + kind: Cause(group, f"exposed: {name}", "idle while it ran and the next kernel waited for it")
         for kind, (group, name) in KINDS.items()
     },
+    "host_launch": Cause(HOST, "waiting for the host", "idle until the host had issued what could have started"),
     "bubble": Cause(BUBBLE, "pipeline bubble", "idle for lack of upstream or downstream work"),
     "wait_peer": Cause(WAITING, "waiting for a peer", "idle until the last member of a collective arrived"),
     "step_end": Cause(WAITING, "end of the step", "idle until the last rank is done"),
@@ -106,6 +110,7 @@ MEMORY: dict[str, tuple[str, str]] = {
     "activations": ("activations", "#E69F00"),
     "logits": ("logits and loss", "#F0E442"),
     "communication": ("communication buffers", "#CC79A7"),
+    "fragmentation": ("reserved by the allocator", "#D9DCE0"),
     "overhead": ("CUDA and NCCL", "#A5A9AE"),
 }
 """Categories of memory: name and colour."""

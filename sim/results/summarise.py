@@ -15,6 +15,7 @@ from sim.program.memory import memory
 from sim.program.operations import Compute
 from sim.program.table import SCHEDULES
 from sim.results.busy import Communication, busy_s, communication
+from sim.results.extrapolated import extrapolated
 from sim.results.idle import BUBBLE, Idle, Releases, Window, compute_slots, idle, pipeline_window
 from sim.results.links import link_use
 from sim.results.result import Result
@@ -82,7 +83,7 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
         simulated_ranks=len(program.ranks),
         operations=program.num_operations(),
         simulated_operations=timeline.played,
-        notes=notes(scenario),
+        notes=(*notes(scenario), *extrapolated(timeline, scenario.gpu)),
     )
 
 

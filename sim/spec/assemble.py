@@ -20,18 +20,21 @@ from sim.spec.model import Model
 from sim.spec.quantity import Spec
 from sim.spec.scenario import Scenario, Setting
 from sim.spec.source import COMMAND_LINE, Node, Place, locate, merge, nested, parse, plain, planted, read, scalar
+from sim.spec.stack import Stack
 from sim.spec.topology import FABRICS, FabricSpec
 from sim.spec.training import Training
 
 Overrides: TypeAlias = Mapping[str, object] | Sequence[str]
 Check: TypeAlias = Callable[[Scenario], Iterable[tuple[str, str]]]
 
-PARTS = ("model", "gpu", "topology", "layout", "training")
+PARTS = ("model", "gpu", "topology", "stack", "layout", "training")
+DEFAULT_STACK = "megatron-core"
 STRUCTURE = ("extends", "variants", "sweep")
 KEYS = ("name", "extends", *PARTS, "network", "conditions", "seed", "variants", "sweep", "measured")
 
 _OWN_KEYS = frozenset(KEYS) - frozenset(STRUCTURE)
-_KINDS: dict[str, Kind] = {"model": "models", "gpu": "gpus", "topology": "topologies"}
+_KINDS: dict[str, Kind] = {"model": "models", "gpu": "gpus", "topology": "topologies", "stack": "stacks"}
+_SPECS: dict[str, type[Spec]] = {"model": Model, "gpu": Gpu, "stack": Stack, "layout": Layout, "training": Training}
 _HOLDERS: dict[str, type[Spec]] = {"layout": Layout, "training": Training, "conditions": Conditions}
 _OF_ONE_FILE = ("name", "measured")
 _IDENTITY = {"use", "fabric", "model_type"}
@@ -152,11 +155,12 @@ def build(root: Node, name: str, variant: str | None, files: Files, checks: Sequ
 
     `checks` run after those of this package, on a scenario that passed them. Raises SimError with every mistake.
     """
-    problems = [root.place.problem(part, _missing(part)) for part in PARTS if part not in keys(root)]
+    given = {"name": Node(name, root.place)} | keys(root) | {"stack": _stack(keys(root).get("stack"), root.place)}
+    problems = [root.place.problem(part, _missing(part)) for part in PARTS if part not in given]
     problems += [
         node.place.problem(key, _misplaced(key, node.place)) for key, node in keys(root).items() if key not in _OWN_KEYS
     ]
-    tree = keys(root) | {"name": keys(root).get("name", Node(name, root.place))}
+    tree = dict(given)
     values: dict[str, Any] = {}
     for part in (*PARTS, "setting"):
         try:
@@ -211,17 +215,26 @@ def _part(part: str, tree: dict[str, Node], files: Files) -> dict[str, Any]:
     node = tree[part]
     if part in _KINDS:
         node = tree[part] = _resolved(part, node, files)
-    match part:
-        case "topology":
-            return {part: _topology(node)}
-        case "model":
-            return {part: validated(Model, node, part)}
-        case "gpu":
-            return {part: validated(Gpu, node, part)}
-        case "layout":
-            return {part: validated(Layout, node, part)}
-        case _:
-            return {part: validated(Training, node, part)}
+    if part == "topology":
+        return {part: _topology(node)}
+    if part == "stack":
+        _fill(tree, "training", keys(node).get("training"))
+    return {part: validated(_SPECS[part], node, part)}
+
+
+def _stack(given: Node | None, place: Place) -> Node:
+    """The stack, by default Megatron-Core; fields without a name, and without their sources, are laid on that."""
+    if given is None:
+        return Node(DEFAULT_STACK, place)
+    if isinstance(given.value, dict) and not given.value.keys() & {"use", "sources"}:
+        return Node({"use": Node(DEFAULT_STACK, given.place)} | given.value, given.place)
+    return given
+
+
+def _fill(tree: dict[str, Node], part: str, defaults: Node | None) -> None:
+    """Put values under those that the scenario states itself."""
+    if defaults is not None and part in tree and isinstance(tree[part].value, dict):
+        tree[part] = merge(defaults, tree[part])
 
 
 def _derive(values: dict[str, Any]) -> list[tuple[str, str]]:

@@ -198,11 +198,17 @@ def _sharding(scenario: Scenario) -> Mistakes:
         yield "training.bucket", "zero = 3 reduces layer by layer, without buckets (allowed with zero 0, 1 or 2)"
     if zero != 3 and training.prefetch_layers is not None:
         yield "training.prefetch_layers", f"zero = {zero} gathers no layers ahead (allowed with zero 3)"
-    if zero in (0, 3) and "param_gather" in training.overlap.model_fields_set:
-        yield (
-            "training.overlap.param_gather",
-            f"zero = {zero} gathers no parameters after the optimizer (allowed with zero 1 or 2)",
-        )
+
+
+@_rule("model", "training")
+def _modules(scenario: Scenario) -> Mistakes:
+    """Modules that the model has not would be recomputed in name only."""
+    model = scenario.model
+    needs = {"mla_up_projection": model.latent_attention is not None, "moe": model.experts is not None}
+    needs["mlp"] = _has_dense_mlp(model)
+    for module in scenario.training.recompute_modules or ():
+        if not needs.get(module, True):
+            yield "training.recompute_modules", f"{model.name} has no {module}"
 
 
 @_rule("gpu", "training")

@@ -1,4 +1,4 @@
-"""One experiment: model, gpu, topology, layout, training, network, conditions and seed."""
+"""One experiment: model, gpu, topology, stack, layout, training, network, conditions and seed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sim.spec.layout import Layout
 from sim.spec.model import Model
 from sim.spec.network import Network
 from sim.spec.quantity import Seconds, Spec
+from sim.spec.stack import Stack
 from sim.spec.topology import FABRICS, FabricSpec
 from sim.spec.training import Training
 
@@ -43,6 +44,7 @@ class Scenario(Setting):
     model: Model
     gpu: Gpu
     topology: SerializeAsAny[FabricSpec]
+    stack: Stack
     layout: Layout
     training: Training
 

@@ -9,6 +9,7 @@ from sim.spec.layout import Layout
 from sim.spec.model import Model
 from sim.spec.quantity import Spec
 from sim.spec.scenario import Setting
+from sim.spec.stack import Stack
 from sim.spec.sweep import Sweep
 from sim.spec.topology import FABRICS
 from sim.spec.training import Training
@@ -29,6 +30,7 @@ def schema() -> dict[str, Any]:
         ),
         "gpu": _part([_overrides(Gpu, definitions)], "name of the catalogue, or path of a GPU file"),
         "topology": _part(_topologies(definitions), "name or path of a topology file"),
+        "stack": _part([_overrides(Stack, definitions)], "name of the catalogue, or path of a stack file"),
         "layout": _partial(Layout, definitions),
         "training": _partial(Training, definitions),
     }

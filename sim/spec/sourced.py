@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -12,7 +13,8 @@ from sim.spec.quantity import Spec
 class Sourced(Spec):
     """An entry of a catalogue: every number has a line in `sources`, and those that nobody measured are `estimated`.
 
-    `chosen` names the fields that are the experiment's choice and need no source.
+    A key of either stands for one number (`peak.bf16`) or for all below it (`gemm.bf16`). `chosen` names the fields
+    that are the experiment's choice and need no source.
     """
 
     chosen: ClassVar[frozenset[str]] = frozenset()
@@ -23,25 +25,58 @@ class Sourced(Spec):
 
     @model_validator(mode="after")
     def _every_number_has_a_source(self) -> Self:
-        keys = set(numbers(self))
-        missing = sorted(keys - set(self.sources))
+        keys = self.facts()
+        missing = sorted(key for key in keys if not any(_covers(source, key) for source in self.sources))
         if missing:
             raise ValueError(f"no source for {', '.join(missing)}")
-        unknown = sorted((set(self.sources) | set(self.estimated)) - keys)
+        given = {*self.sources, *self.estimated}
+        unknown = sorted(key for key in given if not any(_covers(key, number) for number in keys))
         if unknown:
-            raise ValueError(f"sources or estimated name no number of {self.name}: {', '.join(unknown)}")
+            raise ValueError(f"sources or estimated name nothing of {self.name}: {', '.join(unknown)}")
         return self
+
+    def facts(self) -> Collection[str]:
+        """Dotted keys of what needs a source: every number."""
+        return numbers(self)
+
+
+def _covers(key: str, number: str) -> bool:
+    """Whether a key of `sources` stands for the number: its own key, or the beginning of it."""
+    return number == key or number.startswith(f"{key}.")
+
+
+def source_of(entry: Sourced, number: str) -> str:
+    """The line of `sources` that stands for the number: the one with the longest key."""
+    return entry.sources[max((key for key in entry.sources if _covers(key, number)), key=len)]
+
+
+def is_estimated(entry: Sourced, number: str) -> bool:
+    """Whether nobody measured the number."""
+    return any(_covers(key, number) for key in entry.estimated)
+
+
+def num_estimated(entry: Sourced) -> int:
+    """How many numbers of the entry nobody measured."""
+    return sum(is_estimated(entry, number) for number in numbers(entry))
 
 
 def numbers(entry: Sourced) -> dict[str, float]:
     """Every number of the entry by the dotted key of its file: `peak.bf16`, `nic.bandwidth`."""
-    found: dict[str, float] = {}
+    found = values(entry)
+    return {
+        key: value for key, value in found.items() if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def values(entry: Sourced) -> dict[str, Any]:
+    """Everything that the entry says, by dotted key, but where it is from."""
+    found: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else key, inner)
-        elif isinstance(value, (int, float)):
+        else:
             found[prefix] = value
 
     walk("", entry.model_dump(by_alias=True, exclude={"sources", "estimated", *entry.chosen}))

@@ -1,12 +1,19 @@
-"""How the model is trained: batch, sequence, number formats, recomputation, and what may overlap."""
+"""How the model is trained: batch, sequence, number formats, recomputation, optimizer, and what may overlap."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sim.spec.quantity import Bytes, Count, Spec
+
+Precision = Literal["bf16", "fp16", "fp8", "fp4"]
+Recipe = Literal["delayed", "current", "blockwise", "mxfp8", "nvfp4"]
+RECIPES: dict[Precision, tuple[Recipe, ...]] = {"fp8": ("delayed", "current", "blockwise", "mxfp8"), "fp4": ("nvfp4",)}
+"""How values find the scale with which they are cast; the first of each format is what is meant where none is given."""
+
+Module = Literal["core_attention", "norm", "activation", "mla_up_projection", "mlp", "moe"]
 
 
 class Overlap(Spec):
@@ -25,15 +32,71 @@ class Overlap(Spec):
     compute_slowdown: bool = True
 
 
+class Optimizer(Spec):
+    """Adam's state for each parameter: a master copy (none where the weights themselves are updated), two moments.
+
+    offload: state lives in the host's memory and the CPU updates it; gradients and parameters cross PCIe.
+    """
+
+    master: Literal["fp32", "none"] = "fp32"
+    moments: Literal["fp32", "bf16", "fp8"] = "fp32"
+    offload: bool = False
+
+
 class Training(Spec):
-    """One optimizer step: `global_batch` sequences of `seq_len` tokens, `micro_batch` of them at a time on a rank."""
+    """One optimizer step: `global_batch` sequences of `seq_len` tokens, `micro_batch` of them at a time on a rank.
+
+    precision: of the layers' matrix products; the head, the router and attention stay in 16 bits below that.
+    recipe: scaling of fp8 and fp4, the first of `RECIPES` by default.  low_precision_weights: weights are kept, and
+    gathered, in fp8 or fp4 instead of 16 bits.
+    dropout: probability, after attention and MLP and of attention's scores; 0 is none.
+    recompute: nothing, modules (selective) or whole layers (full) run again in the backward pass.
+    recompute_modules: with selective, which; core_attention alone by default (arXiv 2205.05198).
+    recompute_layers: with full, how many layers of each virtual stage; all by default.
+    cuda_graphs: the kernels between two communications are issued as one graph.
+    """
 
     seq_len: Count
     global_batch: Count
     micro_batch: Count
-    precision: Literal["bf16", "fp16"]
+    precision: Precision
+    recipe: Recipe | None = None
+    low_precision_weights: bool = False
     grad_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     recompute: Literal["none", "selective", "full"]
+    recompute_modules: Annotated[tuple[Module, ...], Field(strict=False, min_length=1)] | None = None
+    recompute_layers: Count | None = None
+    optimizer: Optimizer = Optimizer()
+    cuda_graphs: bool = False
     overlap: Overlap = Overlap()
     bucket_bytes: Bytes | None = Field(default=None, alias="bucket")
     prefetch_layers: Annotated[int, Field(ge=0, strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _fields_belong_together(self) -> Training:
+        allowed = RECIPES.get(self.precision, ())
+        if self.recipe is not None and self.recipe not in allowed:
+            only = ", ".join(allowed) if allowed else "none: 16-bit values need no scale"
+            raise ValueError(f"recipe = {self.recipe} with precision = {self.precision} (allowed {only})")
+        if self.low_precision_weights and not allowed:
+            raise ValueError(
+                f"low_precision_weights with precision = {self.precision} (allowed with {', '.join(RECIPES)})"
+            )
+        if self.recompute_modules is not None and self.recompute != "selective":
+            raise ValueError(f"recompute_modules with recompute = {self.recompute} (allowed with selective)")
+        if self.recompute_layers is not None and self.recompute != "full":
+            raise ValueError(f"recompute_layers with recompute = {self.recompute} (allowed with full)")
+        return self
+
+
+def recipe(training: Training) -> Recipe | None:
+    """Scaling recipe in force; None for 16-bit products."""
+    return training.recipe or next(iter(RECIPES.get(training.precision, ())), None)
+
+
+def recomputed_modules(training: Training) -> frozenset[Module]:
+    """What selective recomputation runs again; nothing without it."""
+    if training.recompute != "selective":
+        return frozenset()
+    return frozenset(training.recompute_modules or ("core_attention",))

@@ -18,10 +18,9 @@ from pathlib import Path
 
 import simpy
 
-from sim.engine.play import play
 from sim.program.lower import Fidelity, lower
 from sim.results.summarise import summarise
-from sim.simulation import Simulation, load, own_version, run
+from sim.simulation import Simulation, load, own_version, played, run
 from sim.spec.conditions import built_fabric
 from sim.spec.scenario import Scenario
 
@@ -205,11 +204,11 @@ def timed(scenario: Scenario, fidelity: Fidelity = "fused") -> tuple[Simulation,
     fabric = built_fabric(scenario)
     program = lower(scenario, fabric, fidelity)
     lowered = time.perf_counter()
-    timeline = play(program, scenario.gpu, slows_compute=scenario.training.overlap.compute_slowdown)
-    played = time.perf_counter()
+    timeline = played(program, scenario)
+    done = time.perf_counter()
     result = summarise(timeline, scenario, own_version())
     end = time.perf_counter()
-    return Simulation(scenario, fabric, timeline, result), Parts(lowered - start, played - lowered, end - played)
+    return Simulation(scenario, fabric, timeline, result), Parts(lowered - start, done - lowered, end - done)
 
 
 def _median(scenario: Scenario, repeats: int, fidelity: Fidelity = "fused") -> tuple[int, Parts]:

@@ -9,17 +9,21 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from sim.cli import app, bench, compare, listing, run, schema, show, sweep
+from sim.cli import app, bench, calibrate, compare, listing, profile, run, schema, show, sweep, validate
 
-COMMANDS = {
-    "run": run,
-    "compare": compare,
-    "sweep": sweep,
-    "show": show,
-    "list": listing,
-    "schema": schema,
-    "bench engine": bench,
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "run": run.EXAMPLES,
+    "compare": compare.EXAMPLES,
+    "sweep": sweep.EXAMPLES,
+    "show": show.EXAMPLES,
+    "list": listing.EXAMPLES,
+    "schema": schema.EXAMPLES,
+    "calibrate": calibrate.EXAMPLES,
+    "profile": profile.EXAMPLES,
+    "bench engine": bench.EXAMPLES,
+    **{f"validate {kind}": examples for kind, examples in validate.EXAMPLES.items()},
 }
+"""Examples of each command."""
 HEAVY = ["numpy", "pandas", "matplotlib", "networkx", "pydantic", "yaml", "simpy", "jinja2", "rich"]
 
 
@@ -48,7 +52,7 @@ def test_a_command_is_listed_by_its_group(name: str):
     assert last in listed(*groups)
 
 
-@pytest.mark.parametrize("group", [[], ["bench"]])
+@pytest.mark.parametrize("group", [[], ["bench"], ["validate"]])
 def test_the_list_of_commands_cuts_no_summary(group: list[str]):
     output = CliRunner().invoke(app, [*group, "--help"]).output
     assert "..." not in output.split("Commands:")[1]
@@ -58,13 +62,13 @@ def test_the_list_of_commands_cuts_no_summary(group: list[str]):
 def test_help_shows_the_examples_of_a_command(name: str):
     result = CliRunner().invoke(app, [*name.split(), "--help"])
     assert result.exit_code == 0
-    assert COMMANDS[name].EXAMPLES
-    for example in COMMANDS[name].EXAMPLES:
+    assert COMMANDS[name]
+    for example in COMMANDS[name]:
         assert f"  {example}\n" in result.output
 
 
 @pytest.mark.parametrize(
-    ("name", "example"), [(name, example) for name, module in COMMANDS.items() for example in module.EXAMPLES]
+    ("name", "example"), [(name, example) for name, examples in COMMANDS.items() for example in examples]
 )
 def test_an_example_is_understood(name: str, example: str):
     program, *words = shlex.split(example)

@@ -114,3 +114,9 @@ def test_json_and_traces_have_the_same_bytes_under_another_hash_seed(small: str,
         written.append((done.stdout, {path.name: path.read_bytes() for path in sorted(folder.iterdir())}))
     assert written[0][1]
     assert written[0] == written[1]
+
+
+def test_json_without_a_file_prints(small: str, invoke: Callable):
+    alone, dash = invoke("run", small, "--json").stdout, invoke("run", small, "--json", "-").stdout
+    assert json.loads(alone) == json.loads(dash)
+    assert json.loads(invoke("run", small, "--json", "--fidelity", "folded").stdout)["fidelity"] == "folded"

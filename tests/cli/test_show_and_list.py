@@ -78,6 +78,7 @@ def test_show_prints_the_resolved_scenario(small: str, invoke: Callable):
         ("models", "deepseek-v3", "671.03 B"),
         ("gpus", "h100-sxm", "989 TFLOP/s"),
         ("topologies", "dgx-h100", "128"),
+        ("stacks", "megatron-2021", "unfused"),
         ("scenarios", "llama2-70b_128xh100_layouts", "sim compare"),
         ("schedules", "1f1b", "forward"),
         ("collectives", "ring", "all_reduce"),
@@ -89,7 +90,15 @@ def test_list_gives_each_name_a_line_with_its_facts(what: str, name: str, fact: 
 
 
 def test_everything_that_can_be_listed_is_tested_above():
-    assert {what.value for what in What} == {"models", "gpus", "topologies", "scenarios", "schedules", "collectives"}
+    assert {what.value for what in What} == {
+        "models",
+        "gpus",
+        "topologies",
+        "scenarios",
+        "stacks",
+        "schedules",
+        "collectives",
+    }
 
 
 def test_list_survives_a_broken_topology_and_a_broken_scenario(

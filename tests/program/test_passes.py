@@ -9,6 +9,7 @@ from sim.program.passes import RECOMPUTE, PassBuilder, backward_pass, forward_pa
 from sim.program.pieces import Exchange, Linear
 from sim.program.shapes import Shapes
 from sim.spec.model import Experts, Model
+from sim.spec.stack import FusedKernels
 
 MODEL = Model(
     name="tiny",
@@ -22,6 +23,18 @@ MODEL = Model(
     vocab=256,
     tied_embeddings=False,
     max_seq_len=32,
+)
+
+KERNELS = FusedKernels(
+    norm="fused",
+    activation="fused",
+    rotary="fused",
+    dropout="fused",
+    softmax="fused",
+    cross_entropy="fused",
+    gradient_accumulation="fused",
+    permutation="fused",
+    optimizer="fused",
 )
 
 
@@ -42,7 +55,14 @@ def shapes(tp: int = 1, *, sequence_parallel: bool = False, cp: int = 1, ep: int
         etp=1,
         is_sequence_parallel=sequence_parallel,
         format="bf16",
+        recipe=None,
+        keeps_weights_cast=False,
+        attention="fa2",
+        kernels=KERNELS,
+        norm="rmsnorm",
+        dropout=0.0,
         grad_bytes=4,
+        accumulates="fused",
     )
 
 
@@ -57,7 +77,7 @@ def forward(s: Shapes, model: Model = MODEL) -> Block:
 def backward(s: Shapes, model: Model = MODEL, *, overlaps: bool = True) -> Block:
     builder = BlockBuilder()
     run = PassBuilder(builder)
-    backward_pass(run, layer(model, s, 0), overlaps=overlaps, recomputes_core=False)
+    backward_pass(run, layer(model, s, 0), overlaps=overlaps)
     run.flush()
     return builder.build()
 
@@ -118,12 +138,13 @@ def test_the_backward_pass_multiplies_twice_as_much_as_the_forward_pass(s: Shape
 
 
 def test_the_input_gradient_is_reduced_beside_the_weight_gradient() -> None:
-    pieces = (Exchange("tp", 8.0, "all_gather", "reduce_scatter", regathers=True), Linear("x", 4, 4, 4, "bf16", 4))
+    exchange = Exchange("tp", 8.0, "all_gather", "reduce_scatter", regathers=True)
+    pieces = (exchange, Linear("x", 4, 4, 4, "bf16", 4, "fused"))
 
     def operations(*, overlaps: bool) -> list[tuple[str, tuple[int, ...]]]:
         builder = BlockBuilder()
         run = PassBuilder(builder)
-        backward_pass(run, pieces, overlaps=overlaps, recomputes_core=False)
+        backward_pass(run, pieces, overlaps=overlaps)
         run.flush()
         names = [
             item.payload.op if isinstance(item.payload, Collective) else item.payload.kernels[0].name.split()[-1]

@@ -50,7 +50,7 @@ def made(simulations: list[Simulation]) -> Make:
     def make(variant: str, peak: float = 40.0, **breakdown_s: float) -> Result:
         step_s = sum(breakdown_s.values())
         parts = {"parameters_bytes": peak * GIB}
-        empty = ("gradients", "optimizer", "activations", "logits", "communication", "overhead")
+        empty = ("gradients", "optimizer", "activations", "logits", "communication", "fragmentation", "overhead")
         parts |= {f"{name}_bytes": 0.0 for name in empty}
         gpu = known.scenario.gpu.model_copy(update={"memory_bytes": 80.0 * GIB})
         kinds = [cause.removeprefix("exposed_") for cause in breakdown_s if cause.startswith("exposed_")]

@@ -8,13 +8,15 @@ import pytest
 
 from sim.program.table import Action, Kind
 from sim.report.figures import FIGURES
+from sim.report.figures.memory_timeline import MOST_LEVELS, levels, shown
 from sim.report.figures.style import LOOK, render
 from sim.report.figures.timeline import Blocks, blocks_of, one_pipeline, windows
 from sim.report.figures.topology import bytes_by_tier, sketch
+from sim.results.memory_timeline import MemoryCourse
 from sim.simulation import run
 from sim.spec.layout import groups
 
-NAMES = ("breakdown", "comparison", "memory", "timeline", "topology")
+NAMES = ("breakdown", "comparison", "memory", "memory_timeline", "timeline", "topology")
 
 
 def _draw(name, simulations):
@@ -67,6 +69,39 @@ def test_bars_of_memory_end_at_the_peak_of_each_stage(simulations):
         row = round(bar.get_y() + bar.get_height() / 2)
         ends[row] = max(ends[row], bar.get_x() + bar.get_width())
     assert ends == pytest.approx([stage.peak_bytes / 2**30 for stage in deep.result.memory], rel=1e-9)
+
+
+def test_memory_over_the_step_ends_each_panel_at_the_allocated_peak(simulations):
+    deep = simulations[2]
+    panels = _draw("memory_timeline", [deep]).axes
+    assert len(panels) == 4
+    for axes, stage in zip(panels, deep.result.memory, strict=True):
+        tops = [area.get_paths()[0].get_extents().y1 for area in axes.collections]
+        assert max(tops) == pytest.approx(stage.allocated_bytes / 2**30, rel=1e-9)
+
+
+def test_a_deep_pipeline_shows_its_first_fullest_and_last_rank(simulations):
+    stage = simulations[0].result.memory[0]
+    stages = [replace(stage, pp_rank=rank, activations_bytes=1e9 * (rank == 3)) for rank in range(8)]
+    assert [each.pp_rank for each in shown(stages)] == [0, 3, 7]
+    assert [each.pp_rank for each in shown(stages[:4])] == [0, 1, 2, 3]
+
+
+def test_many_levels_are_drawn_by_the_fullest_in_each_part_of_the_step():
+    number = 10 * MOST_LEVELS
+    level = np.arange(number) % 10.0
+    level[5] = 99.0
+    course = MemoryCourse(0, np.arange(number, dtype=np.float64), {"activations": level})
+    start_s, drawn = levels(course, float(number))
+    assert start_s.tolist() == [10.0 * part for part in range(MOST_LEVELS)]
+    assert course.total_bytes[drawn].tolist() == [99.0] + [9.0] * (MOST_LEVELS - 1)
+
+
+def test_a_part_in_which_no_level_begins_shows_the_one_that_lasts():
+    course = MemoryCourse(0, np.append(np.linspace(0, 1, MOST_LEVELS), 999.0), {"logits": np.arange(MOST_LEVELS + 1.0)})
+    _, drawn = levels(course, 1000.0)
+    assert drawn[MOST_LEVELS // 2] == MOST_LEVELS - 1
+    assert drawn[-1] == MOST_LEVELS
 
 
 def test_the_drawn_ranks_are_one_pipeline(full):

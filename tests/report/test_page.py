@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from sim.report.page import inline, scenario_yaml, write_report
+from sim.spec.sourced import is_estimated, numbers
 
 VOID = {"meta", "br", "use", "path"}
 
@@ -61,7 +62,7 @@ def test_the_report_is_complete(report):
     folder, _ = report
     figures = [
         f"figures/{name}.{kind}"
-        for name in ("breakdown", "comparison", "memory", "timeline", "topology")
+        for name in ("breakdown", "comparison", "memory", "memory_timeline", "timeline", "topology")
         for kind in ("png", "svg")
     ]
     assert sorted(_files(folder)) == sorted([*figures, "index.html", "result.json", "summary.csv"])
@@ -91,9 +92,10 @@ def test_names_are_escaped(report):
 
 def test_the_page_gives_a_source_for_every_constant_and_flags_estimates(report, simulations):
     text = (report[0] / "index.html").read_text(encoding="utf-8")
-    for part in (simulations[0].scenario.gpu, simulations[0].scenario.topology):
-        for key in part.sources:
-            mark = "estimate" if key in part.estimated else ""
+    scenario = simulations[0].scenario
+    for part in (scenario.gpu, scenario.topology, scenario.stack):
+        for key in numbers(part):
+            mark = "estimate" if is_estimated(part, key) else ""
             assert re.search(
                 rf'<td>{re.escape(key)}</td><td class="n">[^<]+</td><td class="estimated">{mark}</td>', text
             )

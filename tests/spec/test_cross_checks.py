@@ -99,8 +99,8 @@ REFUSED = [
         "training.prefetch_layers: zero = 0 gathers no layers ahead (allowed with zero 3)",
     ),
     (
-        {"training.overlap.param_gather": True},
-        "training.overlap.param_gather: zero = 0 gathers no parameters after the optimizer (allowed with zero 1 or 2)",
+        {"training.recompute": "selective", "training.recompute_modules": ["norm", "moe"]},
+        "training.recompute_modules: tiny has no moe",
     ),
 ]
 

@@ -283,9 +283,9 @@ def test_a_number_without_a_source_is_refused():
 
 def test_a_source_or_estimate_of_no_number_is_refused():
     fields = spec("single_node").model_dump(by_alias=True)
-    with pytest.raises(ValidationError, match=r"name no number of .*: nvlink\.jitter"):
+    with pytest.raises(ValidationError, match=r"name nothing of .*: nvlink\.jitter"):
         FABRICS["single_node"](**fields | {"estimated": ["nvlink.jitter"]})
-    with pytest.raises(ValidationError, match=r"name no number of .*: nodes"):
+    with pytest.raises(ValidationError, match=r"name nothing of .*: nodes"):
         FABRICS["single_node"](**fields | {"sources": fields["sources"] | {"nodes": "a guess"}})
 
 

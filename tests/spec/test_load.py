@@ -153,7 +153,7 @@ def test_an_override_is_read_as_in_a_file():
         ("layout..tp=4", "--set needs a path and a value (got 'layout..tp=4', allowed such as layout.tp=4)"),
         ("tp=4", "--set tp: unknown key (got 'tp', did you mean 'layout.tp'?)"),
         ("micro_batch=4", "--set micro_batch: unknown key (got 'micro_batch', did you mean 'training.micro_batch'?)"),
-        ("sed=4", "--set sed: unknown key (got 'sed', allowed name, model, gpu, topology, layout, training, network, "),
+        ("sed=4", "--set sed: unknown key (got 'sed', allowed name, model, gpu, topology, stack, layout, training, "),
         ("layout.tp=x", "--set layout.tp: wrong type (got 'x', allowed a whole number)"),
         ("layout.zero=4", "--set layout.zero: wrong value (got 4, allowed 0, 1, 2 or 3)"),
         ("seed.x=1", "--set seed: wrong type (got a mapping with x, allowed a whole number)"),
@@ -215,7 +215,7 @@ def test_every_mistake_of_a_file_is_told_at_once_in_reading_order(here, scenario
         ),
         ("efficiency: 0.8", "efficiency: 1e999", "topology.nvlink.efficiency: "),
         ("latency: 1 us", "latency: -1 us", "wrong value (got '-1 us', allowed a value such as '1.5 us')"),
-        ("bf16", "bf61", "wrong value (got 'bf61', allowed 'bf16' or 'fp16', did you mean 'bf16'?)"),
+        ("bf16", "bf61", "wrong value (got 'bf61', allowed 'bf16', 'fp16', 'fp8' or 'fp4', did you mean 'bf16'?)"),
         (
             "bandwidth: 450",
             "bandwdith: 450",

@@ -20,7 +20,17 @@ TYPES = {
     "null": type(None),
 }
 CHECKED = {"$ref", "anyOf", "oneOf", "type", "const", "enum", "properties", "additionalProperties", "items", "required"}
-CHECKED |= {"minimum", "exclusiveMinimum", "maximum", "minItems", "minProperties", "propertyNames", "pattern"}
+CHECKED |= {
+    "minimum",
+    "exclusiveMinimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "prefixItems",
+    "minProperties",
+    "propertyNames",
+    "pattern",
+}
 SAID = {"$schema", "$defs", "title", "description", "default"}
 
 
@@ -59,7 +69,10 @@ def _fits_value(value, rules):
 
 def _fits_inside(value, rules, root):
     if isinstance(value, tuple):
-        return all(fits(item, rules.get("items", True), root) for item in value)
+        first = rules.get("prefixItems", [])
+        each = [*first, *[rules.get("items", True)] * (len(value) - len(first))]
+        is_short = len(value) <= rules.get("maxItems", len(value))
+        return is_short and all(fits(item, rule, root) for item, rule in zip(value, each, strict=False))
     if not isinstance(value, dict):
         return True
     known, rest = rules.get("properties", {}), rules.get("additionalProperties", True)

@@ -1,0 +1,77 @@
+"""What a training framework does: which kernels are fused, which attention it calls, what its host costs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sim.spec.gpu import AttentionKernel
+from sim.spec.quantity import Count, Seconds, Spec
+from sim.spec.sourced import Sourced, values
+from sim.spec.training import Precision
+
+AttentionChoice = AttentionKernel | Literal["unfused"]
+
+
+class FusedKernels(Spec):
+    """How each memory-bound step of a layer is implemented. `sim.program.pointwise` says what each choice moves.
+
+    norm: `fused` in one kernel each way; `two_pass` reads the input and the gradient once more for the weight's
+        gradient (Apex, torch); `eager` RMSNorm of separate torch operations (a LayerNorm is `two_pass` there).
+    activation: with the gate in one kernel, or one kernel for each operation.
+    rotary: in one kernel, or as torch operations.
+    dropout: added to the residual in the same kernel, or in its own.
+    softmax: of unfused attention: scale, mask and softmax in one kernel, or one for each.
+    cross_entropy: `fused` keeps logits in 16 bits; `vocab_parallel` is Megatron-LM's, in fp32; `eager` casts to fp32
+        and calls torch.
+    gradient_accumulation: the weight-gradient product adds to the gradient buffer itself, or a kernel after it does.
+    permutation: of MoE tokens: in one kernel, or gather and scale apart.
+    optimizer: one kernel over all tensors, or one for each operation of Adam.
+    """
+
+    norm: Literal["fused", "two_pass", "eager"]
+    activation: Literal["fused", "eager"]
+    rotary: Literal["fused", "eager"]
+    dropout: Literal["fused", "eager"]
+    softmax: Literal["fused", "eager"]
+    cross_entropy: Literal["fused", "vocab_parallel", "eager"]
+    gradient_accumulation: Literal["fused", "separate"]
+    permutation: Literal["fused", "eager"]
+    optimizer: Literal["fused", "eager"]
+
+
+class Host(Spec):
+    """What the CPU of a rank needs to issue work, s: a kernel, a collective or a send, and a captured CUDA graph."""
+
+    kernel_s: Seconds = Field(alias="kernel")
+    collective_s: Seconds = Field(alias="collective")
+    graph_s: Seconds = Field(alias="graph")
+
+
+class Stack(Sourced):
+    """A framework at some release. Every choice has a line in `sources`, as every number has.
+
+    attention: kernels in the order of preference; the first that the GPU has constants for is used.
+    precisions: number formats of matrix products that it trains in.
+    training: values of the scenario's `training:` that hold where a scenario does not say otherwise.
+    vocab_multiple: the vocabulary is padded to a multiple of this times tp.
+    sends: what a rank hands to the next pipeline stage without sequence parallelism: `whole` activations, or 1 / tp of
+        them, gathered by the receivers over the tensor-parallel group (`scattered`, arXiv 2104.04473 section 4.1).
+    shard_copies: whether ZeRO-3 copies parameters out of what it gathers, and gradients into what it reduces.
+    """
+
+    title: str
+    attention: Annotated[tuple[AttentionChoice, ...], Field(strict=False, min_length=1)]
+    precisions: Annotated[tuple[Precision, ...], Field(strict=False, min_length=1)]
+    kernels: FusedKernels
+    host: Host
+    training: dict[str, Any] = Field(default_factory=dict)
+    vocab_multiple: Count
+    sends: Literal["whole", "scattered"]
+    shard_copies: bool
+
+    def facts(self) -> Collection[str]:
+        """Every choice, and every number."""
+        return values(self).keys() - {"name", "title"}
