@@ -33,7 +33,8 @@ def command(
 ) -> None:
     """Measure this machine's GPU with PyTorch.
 
-    Kernels, launches and copies, in files for `sim calibrate` and `sim validate`. Rows are written as they are measured; the same command again goes on where it stopped.
+    Kernels, launches and copies, in files for `sim calibrate` and `sim validate`. Rows are written as they are
+    measured; the same command again goes on where it stopped.
     """
     from sim.profile import run  # noqa: PLC0415 - see sim.cli.run
 
