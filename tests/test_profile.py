@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Clockwork:
     kind = "cuda"
     name = "NVIDIA H100 80GB HBM3"
     memory_bytes = 80e9
+    num_gpus = 8
     has_fp8 = True
     timing = "queued"
 
@@ -48,6 +50,10 @@ class Clockwork:
     def sustained(self, call: Callable[[], object], seconds: float) -> Sustained:
         call()
         return Sustained(seconds, None, None)
+
+    def wall_s(self, call: Callable[[], object], calls: int) -> float:
+        call()
+        return 1e-5 / calls
 
     def synchronize(self) -> None:
         if self._is_lost:
@@ -153,11 +159,11 @@ def test_a_linear_layer_is_measured_forward_and_in_both_gradients() -> None:
 
 
 def test_what_is_written_is_read_as_gemm_and_memory_bound_kernels(tmp_path: Path) -> None:
-    for each, kind, time in ((GEMM, "gemm", "latency_ms"), (MEMORY_BOUND, "memory_bound", "Latency")):
+    for each, kind, column in ((GEMM, "gemm", "latency_ms"), (MEMORY_BOUND, "memory_bound", "Latency")):
         table = Table(tmp_path / f"{each.name}__h100-sxm__torch-9.9.csv", each)
         cases = list(itertools.islice(each.cases(Clockwork(), "quick"), 40))
         for case in cases:
-            table.add({**case.key, time: 1.5})
+            table.add({**case.key, column: 1.5})
         (found,) = measured(table.path, KINDS[kind])
         rows = KINDS[kind].rows(found.rows)
         assert found.gpu == "h100-sxm"
@@ -197,6 +203,9 @@ class FakeTorch:
 
     def current_device(self) -> int:
         return 0
+
+    def device_count(self) -> int:
+        return 8
 
     def get_device_properties(self, _: int) -> Any:
         return type("Properties", (), {"name": "Fake", "total_memory": 80 * 2**30, "major": 8, "minor": 0})
@@ -245,6 +254,35 @@ def test_a_sustained_time_is_the_mean_after_the_clock_has_settled() -> None:
 
     found = device.sustained(call, 0.02)
     assert found == Sustained(pytest.approx(20e-3), None, None)
+
+
+def test_a_device_has_the_name_that_the_user_says_and_the_gpus_that_share_its_host() -> None:
+    assert CudaDevice(FakeTorch()).name == "Fake"
+    assert CudaDevice(FakeTorch(), "h800-sxm").name == "h800-sxm"
+    keys = [case.key for case in COPY.cases(CudaDevice(FakeTorch(), "h800-sxm"), "quick")]
+    assert {(key["device"], key["num_gpus"]) for key in keys} == {("h800-sxm", 8)}
+
+
+def test_wall_time_is_the_mean_of_a_row_of_calls_after_a_tenth_as_many() -> None:
+    device = CudaDevice(FakeTorch())
+    called: list[float] = []
+
+    def call() -> None:
+        called.append(time.perf_counter())
+        time.sleep(2e-3)
+
+    assert device.wall_s(call, 20) >= 2e-3
+    assert len(called) == 22
+
+
+def test_fp8_products_are_added_up_fast_in_the_forward_pass_alone() -> None:
+    keys = [case.key for case in GEMM.cases(Clockwork(), "full")]
+    fp8 = {(key["m"], key["n"], key["k"], key["kernel_source"]) for key in keys if key["gemm_dtype"] == "fp8"}
+    # 4096 tokens from 8192 to 28672 features: forward, and the gradients of input and weight.
+    assert (4096, 28672, 8192, "torch._scaled_mm_fast") in fp8
+    assert {(4096, 8192, 28672, "torch._scaled_mm"), (28672, 8192, 4096, "torch._scaled_mm")} <= fp8
+    sustained = [case.key["kernel_source"] for case in SECTIONS["gemm_sustained"].cases(Clockwork(), "quick")]
+    assert sustained == ["torch.mm", "torch._scaled_mm_fast", "torch._scaled_mm"]
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="torch is installed")

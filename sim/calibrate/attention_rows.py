@@ -27,6 +27,12 @@ attention is fused, and is predicted as the first kernel of the GPU."""
 
 FORMATS: Mapping[str, NumberFormat] = {"bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16"}
 
+PASSES = ("fwd", "bwd")
+OTHER_DIRECTION = "neither a forward nor a backward pass"
+
+NO_CACHE = "none"
+"""`kv_cache_dtype` of training, which keeps no keys and values: none are copied inside the measured time."""
+
 VALUE_BYTES = 2.0
 """Of the formats that are kept, all of 16 bits."""
 
@@ -49,7 +55,8 @@ class _Read:
 
 
 def attention_rows(table: pd.DataFrame) -> Rows:
-    """Rows by batch, seq_len, heads, kv_heads, head_dim, work_frac, is_backward, has_cache and burst_s."""
+    """Rows by batch, seq_len, heads, kv_heads, head_dim, work_frac, is_backward, has_cache and burst_s; `source` is the
+    kernel as the file names it."""
     is_serving = set(SERVING.columns) <= set(table.columns)
     read = _serving(table) if is_serving else _figures(table)
     is_empty = ~(read.table[_SIDES] >= 1).all(axis=1)
@@ -62,10 +69,15 @@ def attention_rows(table: pd.DataFrame) -> Rows:
 
 
 def _serving(table: pd.DataFrame) -> _Read:
+    """Times. Columns `pass` and `causal` of `sim profile` may say what inference frameworks leave no choice of: the
+    forward pass under a causal mask."""
     said = _numbers(table, "window_size")
     window = said.where((said > 0) & (said < table["isl"]), 0.0)
     keys = window.where(window > 0, table["isl"])
-    seen_keys = keys - keys * (keys - 1) / (2 * table["isl"])
+    causal = _numbers(table, "causal") if "causal" in table else pd.Series(1.0, index=table.index)
+    passes = table["pass"].astype(str).str.lower() if "pass" in table else pd.Series("fwd", index=table.index)
+    seen_keys = (keys - keys * (keys - 1) / (2 * table["isl"])).where(causal > 0, table["isl"])
+    has_cache = table["kv_cache_dtype"].str.lower() != NO_CACHE
     read = pd.DataFrame(
         {
             "batch": table["batch_size"],
@@ -74,13 +86,14 @@ def _serving(table: pd.DataFrame) -> _Read:
             "kv_heads": table["num_key_value_heads"],
             "head_dim": table["head_dim"],
             "window": window,
-            "mask": np.where(window > 0, "window", "causal"),
+            "mask": np.select([window > 0, causal > 0], ["window", "causal"], "full"),
             "work_frac": seen_keys / table["isl"],
-            "is_backward": False,
-            "has_cache": True,
+            "is_backward": passes == "bwd",
+            "has_cache": has_cache,
             "burst_s": BURST_S,
             "format": table["attn_dtype"].map(FORMATS).fillna(""),
             "kernel": table["kernel_source"].map(_kernel),
+            "source": table["kernel_source"],
             "time_s": table["latency_ms"] * 1e-3,
         },
         index=table.index,
@@ -88,10 +101,13 @@ def _serving(table: pd.DataFrame) -> _Read:
     reasons = {
         "computes in a format that no training run uses for attention": read["format"] == "",
         "the cache of K and V is in another format, and the kernel computes in that": (
-            table["kv_cache_dtype"].map(FORMATS).fillna("") != read["format"]
+            has_cache & (table["kv_cache_dtype"].map(FORMATS).fillna("") != read["format"])
         ),
         "a kernel of single queries (decode)": table["kernel_source"].str.contains("decode"),
         "a window that is no number": said.isna() & _is_given(table, "window_size"),
+        OTHER_DIRECTION: ~passes.isin(PASSES),
+        "no word on the mask (causal 0 or 1)": ~causal.isin([0, 1]),
+        "a sliding window that is not causal": (window > 0) & (causal == 0),
     }
     return _Read(read, reasons)
 
@@ -116,13 +132,14 @@ def _figures(table: pd.DataFrame) -> _Read:
             "burst_s": np.where(gpu.str.contains("clock fixed"), np.inf, BURST_S),
             "format": table["dtype"].map(FORMATS).fillna(""),
             "kernel": table["impl"].map(_kernel),
+            "source": table["impl"],
         },
         index=table.index,
     )
     read["time_s"] = _flop(read) / (table["tflops"] * 1e12)
     reasons = {
         "computes in a format that no training run uses for attention": read["format"] == "",
-        "neither a forward nor a backward pass": ~passes.isin(["fwd", "bwd"]),
+        OTHER_DIRECTION: ~passes.isin(PASSES),
         "attention that is not fused": table["impl"].str.contains("standard"),
         "no word on the mask (causal 0 or 1) or on the number of heads": ~causal.isin([0, 1]) | heads.isna(),
     }

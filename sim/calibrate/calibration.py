@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sim.calibrate.entry import Entry, gpu_of, is_below, with_constants
+from sim.calibrate.entry import Entry, gpu_of, is_below, with_constants, with_group
 from sim.calibrate.errors import Errors, errors_in, is_headline
 from sim.calibrate.kind import Fit, Kind
 from sim.calibrate.measured import Measured
@@ -68,6 +68,8 @@ def calibrated(entry: Entry, kind: Kind, data: Sequence[Data]) -> tuple[Entry, C
 def _fitted(entry: Entry, fit: Fit, sources: Mapping[str, str]) -> Entry:
     """The entry with a fit's constants; without `sources`, a trial whose numbers are cited by the evidence alone."""
     assert all(any(is_below(key, said) for said in fit.evidence) for key in fit.constants), "a constant of no evidence"
+    for key, origin in fit.carried.items():
+        entry = with_group(entry, key, origin)
     return with_constants(entry, {**fit.constants, **fit.ranges}, sources or fit.evidence)
 
 

@@ -25,7 +25,7 @@ def carried(entries: Mapping[str, Entry]) -> dict[str, Entry]:
 
     Raises SimError where a rule names no key or GPU that exists, or where rules go round in a circle.
     """
-    settled = dict(entries)
+    settled = {name: sourced(entry, entry.sources) for name, entry in entries.items()}
     for _ in range(len(settled) + 1):
         before = settled
         settled = {name: _carried_once(entry, before) for name, entry in before.items()}
@@ -38,7 +38,7 @@ def _carried_once(entry: Entry, entries: Mapping[str, Entry]) -> Entry:
     tree = entry.tree
     for key, value in _taken(entry, entries):
         tree = planted(tree, key, value)
-    return sourced(Entry(entry.head, tree), entry.sources)
+    return entry if tree == entry.tree else sourced(Entry(entry.head, tree), entry.sources)
 
 
 def _taken(entry: Entry, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Any]]:

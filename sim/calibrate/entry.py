@@ -109,6 +109,13 @@ def with_constants(entry: Entry, constants: Mapping[str, Constant], sources: Map
     return sourced(replace(entry, tree=tree), kept | dict(sources))
 
 
+def with_group(entry: Entry, key: str, origin: str) -> Entry:
+    """The entry with a group of constants at `key` that it lacked: those of the group `origin`, carried over."""
+    assert below(entry.tree, key) is None, f"{entry.name} has {key}"
+    tree = planted(entry.tree, key, below(entry.tree, origin))
+    return sourced(replace(entry, tree=tree), {**entry.sources, key: f"{ESTIMATED}: carried over from {origin}"})
+
+
 def is_below(number: str, key: str) -> bool:
     """Whether a number's key is `key` or lies below it."""
     return number == key or number.startswith(f"{key}.")

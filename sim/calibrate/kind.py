@@ -37,12 +37,14 @@ class Fit:
     constants: by the key that they have in a GPU's file (`gemm.bf16.flop_frac`), SI.  evidence: by such a key or its
     beginning, on what those constants were fitted, without the source of the data and the errors
     (`bf16, 2,400 shapes, m, n, k >= 512`).  ranges: the least and the largest side of a shape among the rows, by key
-    (`gemm.bf16.range_m`).
+    (`gemm.bf16.range_m`).  carried: groups that the GPU's file lacks, such as another implementation of attention, and
+    the group of the file from which they take what the rows do not tell (`attention.cudnn`: `attention.trtllm`).
     """
 
     constants: Mapping[str, float]
     evidence: Mapping[str, str]
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    carried: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ class Form:
         return (*self.words, *self.numbers, self.measured)
 
 
-class Kind(Protocol):
-    """One kind of kernel."""
+class Table(Protocol):
+    """What files of known columns hold."""
 
     @property
     def name(self) -> str:
@@ -75,6 +77,10 @@ class Kind(Protocol):
     def forms(self) -> tuple[Form, ...]:
         """Sets of columns of its files, each of one publisher; a file of this kind has all columns of one of them."""
         ...
+
+
+class Kind(Table, Protocol):
+    """One kind of kernel."""
 
     @property
     def training(self) -> str:
@@ -89,7 +95,7 @@ class Kind(Protocol):
         ...
 
     def predicted_s(self, table: pd.DataFrame, gpu: Gpu) -> Floats:
-        """What the cost model says at the clock of a short burst: (rows,), s."""
+        """What the cost model says at the clock of the measurement, mostly that of a short burst: (rows,), s."""
         ...
 
     def fit(self, table: pd.DataFrame, gpu: Gpu) -> Fit:

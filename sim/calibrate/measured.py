@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sim.calibrate.devices import Device, device
-from sim.calibrate.kind import KINDS, Form, Kind
+from sim.calibrate.kind import KINDS, Form, Kind, Table
 from sim.errors import Problem, SimError
 from sim.spec.find import names
 
@@ -62,7 +62,7 @@ def read(path: Path) -> pd.DataFrame:
     return table
 
 
-def form_of(kind: Kind, columns: Sequence[str]) -> Form | None:
+def form_of(kind: Table, columns: Sequence[str]) -> Form | None:
     """The form of the kind's files that has these columns, None where it has none."""
     return next((form for form in kind.forms if set(form.columns) <= set(columns)), None)
 
@@ -78,7 +78,7 @@ def kind_of(path: Path) -> Kind:
     raise SimError(Problem(f"{what} (got {', '.join(columns)}, allowed {allowed})", file=str(path), line=1, column=1))
 
 
-def measured(path: Path, kind: Kind, gpu: str | None = None) -> list[Measured]:
+def measured(path: Path, kind: Table, gpu: str | None = None) -> list[Measured]:
     """The rows of a file of one kind, split by GPU; `gpu` says which it is, whatever the file says.
 
     The GPU of a row is `gpu`, else what a column of `DEVICE_COLUMNS` says, which tells rows apart, else what the name
@@ -105,7 +105,7 @@ def measured(path: Path, kind: Kind, gpu: str | None = None) -> list[Measured]:
     ]
 
 
-def measured_on(path: Path, kind: Kind, gpu: str) -> Measured:
+def measured_on(path: Path, kind: Table, gpu: str) -> Measured:
     """The rows of a file that were measured on `gpu`: all, unless a column says which are of which GPU.
 
     Raises SimError as `measured` does, and where all rows are of other GPUs.
@@ -131,7 +131,7 @@ def _device_column(table: pd.DataFrame) -> str | None:
     return next((name for name in columns if any(map(device, table[name].unique()))), None)
 
 
-def _missing(kind: Kind, columns: Sequence[str]) -> str:
+def _missing(kind: Table, columns: Sequence[str]) -> str:
     """What the form that comes nearest still lacks."""
     nearest = min(kind.forms, key=lambda form: len(set(form.columns) - set(columns)))
     lacks = ", ".join(name for name in nearest.columns if name not in columns)

@@ -31,7 +31,10 @@ def command(
         list[Path] | None,
         typer.Argument(
             metavar="[FILE]...",
-            help="Measurements of that GPU, of any kind that `sim validate` knows; without any, those that ship.",
+            help=(
+                "Measurements of that GPU, of any kind that `sim validate` knows, and launches, which only print lines "
+                "for a scenario; without any, those that ship."
+            ),
         ),
     ] = None,
     *,
@@ -70,10 +73,13 @@ def command(
         refuse_folder(out)
     else:
         refuse_file(None if out is None else str(out))
+    kernels, launches = _told_apart(files or [])
     before, after, calibrations = (
-        _from_files(str(gpu), files) if files else _from_shipped(gpu, rounds=1 if check else None)
+        _from_files(str(gpu), kernels) if files else _from_shipped(gpu, rounds=1 if check else None)
     )
     _print(before, after, calibrations)
+    if launches:
+        _print_host(launches, next(iter(after)))
     if check:
         _check(before, after)
     if out is not None:
@@ -102,6 +108,14 @@ def _thin(gpu: str, files: Sequence[Path], folder: Path) -> None:
         typer.echo(f"{target}: {len(kept):,} of {len(rows.rows):,} rows")
 
 
+def _told_apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Files of kernels, and files of launches."""
+    from sim.calibrate.launches import is_launches  # noqa: PLC0415 - see sim.cli.run
+
+    of_launches = {path: is_launches(path) for path in files}
+    return [path for path in files if not of_launches[path]], [path for path in files if of_launches[path]]
+
+
 Entries = Mapping[str, "Entry"]
 Calibrations = Mapping[str, Mapping[str, "Calibration"]]
 
@@ -121,11 +135,11 @@ def _from_files(gpu: str, files: Sequence[Path]) -> tuple[Entries, Entries, Cali
     for path in files:
         kind = kind_of(path)
         data.setdefault(kind.name, []).append(Data(measured_on(path, kind, before.name), path.name))
-    after, calibrations = before, {}
+    after, calibrations, catalogue = before, {}, entries()
     with Progress(len(data)) as progress:
         for name in in_order(data):
             after, calibrations[name] = calibrated(after, KINDS[name], data[name])
-            after = carried({**entries(), after.name: after})[after.name]
+            after = carried({**catalogue, after.name: after})[after.name]
             progress.advance(name)
     return {before.name: before}, {after.name: after}, {after.name: calibrations}
 
@@ -152,6 +166,8 @@ def _from_shipped(gpu: str | None, rounds: int | None) -> tuple[Entries, Entries
 def _print(before: Entries, after: Entries, calibrations: Calibrations) -> None:
     """For each GPU: constants old and new, then errors of each kind in sample and out of sample."""
     for name, kinds in calibrations.items():
+        if not kinds:
+            continue
         typer.echo(f"{name}\n{_constants(before[name], after[name], kinds)}\n\n{_errors(kinds)}\n")
         for kind, calibration in kinds.items():
             for key, said in calibration.fit.evidence.items():
@@ -159,6 +175,13 @@ def _print(before: Entries, after: Entries, calibrations: Calibrations) -> None:
             for reason, count in calibration.validation.skipped.items():
                 typer.echo(f"  {kind}: skipped {num_rows_text(count)}, {reason}")
         typer.echo("")
+
+
+def _print_host(files: Sequence[Path], gpu: str) -> None:
+    """What launches tell of the host: no number of a GPU's file."""
+    from sim.calibrate.launches import host_times, text  # noqa: PLC0415 - see sim.cli.run
+
+    typer.echo(text(host_times(files, gpu)))
 
 
 def _constants(before: Entry, after: Entry, kinds: Mapping[str, Calibration]) -> str:

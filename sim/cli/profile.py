@@ -24,7 +24,9 @@ def command(
     only: Annotated[
         str,
         typer.Option(
-            "--only", metavar="A,B", help="Of gemm, gemm_sustained, attention, memory_bound, launch, copy; else all."
+            "--only",
+            metavar="A,B",
+            help="Of gemm, gemm_sustained, attention, attention_sustained, memory_bound, launch, copy; else all.",
         ),
     ] = "",
     *,
@@ -41,7 +43,7 @@ def command(
     refuse_folder(out)
     run.check_gpu(gpu)
     sections = run.wanted_sections(name.strip() for name in only.split(",") if name.strip())
-    opened = run.open_device(device)
+    opened = run.open_device(device, gpu)
     size = run.size_on(opened, is_quick=quick)
     for section in sections:
         with writing(out):

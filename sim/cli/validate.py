@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 KINDS = {
     "gemm": "matrix products",
+    "gemm_sustained": "matrix products, back to back until the clock has settled",
     "attention": "fused attention",
+    "attention_sustained": "fused attention, back to back until the clock has settled",
     "moe": "fused mixture-of-experts operators",
     "memory_bound": "kernels that only move bytes",
+    "copy": "copies between GPU and host, and the optimizer on the host",
 }
 """Registered kinds, each with what it measures; here by hand, so that --help does not import them."""
 
@@ -178,7 +181,7 @@ def _worst(validation: Validation, num_rows: int) -> str:
 
 _NOT_SHAPE = (
     *("time_s", "predicted_s", "gpu", "file", "line", "cited", "error", "region", "is_training"),
-    *("latency_ms", "Latency"),
+    *("latency_ms", "Latency", "sustained_ms"),
 )
 
 

@@ -247,16 +247,6 @@ def constants_of(gpu: Gpu, kernel: AttentionKernel) -> AttentionConstants:
     return constants
 
 
-def attention_kernel(gpu: Gpu, preferred: tuple[AttentionKernel, ...]) -> AttentionKernel:
-    """The first of a stack's kernels that the GPU has. Raises SimError where it has none of them."""
-    for kernel in preferred:
-        if kernel in gpu.attention:
-            return kernel
-    wanted, allowed = ", ".join(preferred), ", ".join(gpu.attention)
-    message = f"none of the attention kernels of the stack (got {wanted}, allowed {allowed})"
-    raise SimError(Problem(message, path=f"{gpu.name}: attention"))
-
-
 def outside(attention: Attention, gpu: Gpu) -> str | None:
     """In what the kernel lies outside the shapes to which its constants were fitted, in words; None where inside."""
     constants = constants_of(gpu, attention.kernel)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sim.profile.case import Case, Cell, Section, Size, latency
-from sim.profile.device import Device
+from sim.profile.case import SUSTAINED_COLUMNS, SUSTAINED_S, Case, Cell, Section, Size, latency, settled
+from sim.profile.device import Call, Device
 
 KEY = (
     "kernel_source",
@@ -24,6 +24,7 @@ KEY = (
     "pass",
     "causal",
 )
+DIRECTIONS = ("fwd", "bwd")
 DTYPE = "bfloat16"
 NO_CACHE = "none"
 """`kv_cache_dtype`: training keeps no cache of keys and values, and copies none into it."""
@@ -36,7 +37,7 @@ SEQ_LENS: dict[Size, tuple[int, ...]] = {
 TOKENS: dict[Size, tuple[int, ...]] = {"full": (4096, 16384, 32768), "quick": (16384,), "tiny": (32,)}
 HEADS: dict[Size, tuple[tuple[int, int], ...]] = {
     "full": ((8, 8), (32, 8), (32, 32), (64, 8)),
-    "quick": ((32, 8),),
+    "quick": ((8, 8), (32, 8)),
     "tiny": ((2, 1),),
 }
 HEAD_DIMS: dict[Size, tuple[int, ...]] = {"full": (64, 128, 192, 256), "quick": (64, 128), "tiny": (8,)}
@@ -68,11 +69,26 @@ class Shape:
         return 2.0 * 4.0 * rows * self.head_dim
 
 
+SUSTAINED: dict[Size, tuple[Shape, ...]] = {
+    "full": (Shape(4, 4096, 32, 8, 128, is_causal=True), Shape(2, 16384, 32, 8, 128, is_causal=True)),
+    "quick": (Shape(4, 4096, 32, 8, 128, is_causal=True),),
+    "tiny": (Shape(1, 16, 2, 1, 8, is_causal=True),),
+}
+
+
 def cases(device: Device, size: Size) -> Iterator[Case]:
     """Every implementation at every shape, both passes."""
     kernels = _kernels(device)
-    for name, shape, direction in itertools.product(kernels, _shapes(size), ("fwd", "bwd")):
-        yield Case(shape.key(name, direction), shape.nbytes, _measure(kernels[name], shape, direction))
+    for name, shape, direction in itertools.product(kernels, _shapes(size), DIRECTIONS):
+        yield Case(shape.key(name, direction), shape.nbytes, _burst(kernels[name], shape, direction))
+
+
+def sustained_cases(device: Device, size: Size) -> Iterator[Case]:
+    """Every implementation at a few large shapes, for as long as clock and power take to settle."""
+    kernels = _kernels(device)
+    for name, shape, direction in itertools.product(kernels, SUSTAINED[size], DIRECTIONS):
+        measure = _sustained(kernels[name], shape, direction, SUSTAINED_S[size])
+        yield Case(shape.key(name, direction), shape.nbytes, measure)
 
 
 def _shapes(size: Size) -> Iterator[Shape]:
@@ -83,24 +99,29 @@ def _shapes(size: Size) -> Iterator[Shape]:
             yield Shape(tokens // seq_len, seq_len, heads, kv_heads, head_dim, is_causal)
 
 
-def _measure(kernel: Kernel, shape: Shape, direction: str) -> Any:
-    def measure(device: Device) -> Mapping[str, Cell]:
-        torch = device.torch
-        is_backward = direction == "bwd"
+def _burst(kernel: Kernel, shape: Shape, direction: str) -> Any:
+    return lambda device: latency(device.hot_s(_call(kernel, shape, direction, device)))
 
-        def drawn(heads: int) -> Any:
-            size = (shape.batch, shape.seq_len, heads, shape.head_dim)
-            return torch.randn(size, dtype=torch.bfloat16, device=device.kind, requires_grad=is_backward)
 
-        q, k, v = drawn(shape.heads), drawn(shape.kv_heads), drawn(shape.kv_heads)
-        if not is_backward:
-            with torch.no_grad():
-                return latency(device.hot_s(lambda: kernel(q, k, v, shape.is_causal)))
-        output = kernel(q, k, v, shape.is_causal)
-        gradient = torch.randn_like(output)
-        return latency(device.hot_s(lambda: torch.autograd.grad(output, (q, k, v), gradient, retain_graph=True)))
+def _sustained(kernel: Kernel, shape: Shape, direction: str, seconds: float) -> Any:
+    return lambda device: settled(device.sustained(_call(kernel, shape, direction, device), seconds))
 
-    return measure
+
+def _call(kernel: Kernel, shape: Shape, direction: str, device: Device) -> Call:
+    """One pass over normal random numbers; the backward one over a forward pass that was run once."""
+    torch = device.torch
+    is_backward = direction == "bwd"
+
+    def drawn(heads: int) -> Any:
+        size = (shape.batch, shape.seq_len, heads, shape.head_dim)
+        return torch.randn(size, dtype=torch.bfloat16, device=device.kind, requires_grad=is_backward)
+
+    q, k, v = drawn(shape.heads), drawn(shape.kv_heads), drawn(shape.kv_heads)
+    if not is_backward:
+        return lambda: kernel(q, k, v, shape.is_causal)
+    output = kernel(q, k, v, shape.is_causal)
+    gradient = torch.randn_like(output)
+    return lambda: torch.autograd.grad(output, (q, k, v), gradient, retain_graph=True)
 
 
 def _kernels(device: Device) -> dict[str, Kernel]:
@@ -144,3 +165,4 @@ def _sdpa(device: Device, attention: Any, backend: Any) -> Kernel:
 
 
 ATTENTION = Section("attention", KEY, ("latency_ms",), cases)
+ATTENTION_SUSTAINED = Section("attention_sustained", KEY, SUSTAINED_COLUMNS, sustained_cases)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sim.profile.device import Device
+from sim.profile.device import Device, Sustained
 
 Size = Literal["full", "quick", "tiny"]
 """How much is measured; tiny is what a CPU can do."""
@@ -53,6 +53,22 @@ class Section:
 def latency(time_s: float) -> Mapping[str, Cell]:
     """The column of most public sets, ms."""
     return {"latency_ms": milliseconds(time_s)}
+
+
+SUSTAINED_COLUMNS = ("sustained_ms", "clock_mhz", "power_w")
+
+
+def settled(found: Sustained) -> Mapping[str, Cell]:
+    """Columns of what ran until the clock had settled; clock and power are empty where they are not known."""
+    return {
+        "sustained_ms": milliseconds(found.time_s),
+        "clock_mhz": "" if found.clock_mhz is None else round(found.clock_mhz),
+        "power_w": "" if found.power_w is None else round(found.power_w, 1),
+    }
+
+
+SUSTAINED_S: Mapping[Size, float] = {"full": 25.0, "quick": 20.0, "tiny": 0.05}
+"""How long a kernel runs until clock and power have settled and been read."""
 
 
 def milliseconds(time_s: float) -> float:

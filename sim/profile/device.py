@@ -58,6 +58,8 @@ class Device(Protocol):
     """As PyTorch calls it: cuda or cpu."""
     name: str
     memory_bytes: float
+    num_gpus: int
+    """Of this kind that the process sees: they share the cores that it may use."""
     has_fp8: bool
     timing: str
     """What a time holds: `queued` the kernels alone, `eager` the host's dispatch as well."""
@@ -72,6 +74,10 @@ class Device(Protocol):
 
     def sustained(self, call: Call, seconds: float) -> Sustained:
         """The call back to back for `seconds`."""
+        ...
+
+    def wall_s(self, call: Call, calls: int) -> float:
+        """Mean time of one call in a row of `calls` as the host sees it: what the slower of host and GPU takes, s."""
         ...
 
     def synchronize(self) -> None:
@@ -96,12 +102,15 @@ def load_torch() -> Any:
     return torch
 
 
-def cuda_device() -> Device:
-    """The current GPU of PyTorch. Raises SimError where PyTorch is missing or sees none."""
+def cuda_device(name: str | None = None) -> Device:
+    """The current GPU of PyTorch, called `name`, else as PyTorch calls it.
+
+    Raises SimError where PyTorch is missing or sees none.
+    """
     torch = load_torch()
     if not torch.cuda.is_available():
         raise SimError(f"no GPU to measure (got PyTorch {torch.__version__} without one, allowed a CUDA GPU)")
-    return CudaDevice(torch)
+    return CudaDevice(torch, name)
 
 
 @final
@@ -111,11 +120,12 @@ class CudaDevice:
     kind = "cuda"
     timing = "queued"
 
-    def __init__(self, torch: Any) -> None:
+    def __init__(self, torch: Any, name: str | None = None) -> None:
         self.torch = torch
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        self.name = str(properties.name)
+        self.name = name or str(properties.name)
         self.memory_bytes = float(properties.total_memory)
+        self.num_gpus = int(torch.cuda.device_count())
         self.has_fp8 = (properties.major, properties.minor) >= (8, 9)
         self._uuid = str(getattr(properties, "uuid", ""))
         self._flush = torch.empty(CACHE_FLUSH_BYTES, dtype=torch.int8, device=self.kind)
@@ -163,6 +173,10 @@ class CudaDevice:
             before = after
         self.synchronize()
         return float(first.elapsed_time(before)) * 1e-3 / (batches * calls)
+
+    def wall_s(self, call: Call, calls: int) -> float:
+        """See `Device`."""
+        return _row_s(self, call, calls)
 
     def synchronize(self) -> None:
         """See `Device`."""
@@ -257,6 +271,7 @@ class CpuDevice:
     name = "cpu"
     timing = "eager"
     has_fp8 = False
+    num_gpus = 1
     memory_bytes = 2e9
 
     def __init__(self) -> None:
@@ -279,11 +294,27 @@ class CpuDevice:
             calls += 1
         return Sustained((time.perf_counter() - begun) / calls, None, None)
 
+    def wall_s(self, call: Call, calls: int) -> float:
+        """See `Device`."""
+        return _row_s(self, call, calls)
+
     def synchronize(self) -> None:
         """See `Device`: nothing runs behind the caller's back."""
 
     def release(self) -> None:
         """See `Device`: the allocator gives back by itself."""
+
+
+def _row_s(device: Device, call: Call, calls: int) -> float:
+    """Mean wall time of one call in a row of them, after a tenth as many to warm up, s."""
+    for _ in range(max(calls // 10, 1)):
+        call()
+    device.synchronize()
+    begun = time.perf_counter()
+    for _ in range(calls):
+        call()
+    device.synchronize()
+    return (time.perf_counter() - begun) / calls
 
 
 def _wall_s(call: Call) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sim.profile.case import Case, Cell, Section, Size, latency, milliseconds
+from sim.profile.case import SUSTAINED_COLUMNS, SUSTAINED_S, Case, Cell, Section, Size, latency, settled
 from sim.profile.device import Device
 
 Layout = Literal["TN", "NN", "NT"]
@@ -31,25 +31,30 @@ SUSTAINED_SHAPES: dict[Size, tuple[tuple[int, int, int], ...]] = {
     "quick": ((8192, 8192, 8192),),
     "tiny": ((64, 64, 64),),
 }
-SUSTAINED_S: dict[Size, float] = {"full": 25.0, "quick": 20.0, "tiny": 0.05}
 
 KEY = ("kernel_source", "gemm_dtype", "m", "n", "k", "layout")
 
 
 @dataclass(frozen=True)
 class Product:
-    """(m, k) x (k, n) in one layout and format."""
+    """(m, k) x (k, n) in one layout and format.
+
+    is_fast: fp8 products added up in the tensor cores' own precision, as Transformer Engine does in the forward pass;
+    its gradients add partial sums in fp32 (`use_split_accumulator`).
+    """
 
     dtype: str
     m: int
     n: int
     k: int
     layout: Layout
+    is_fast: bool = False
 
     @property
     def key(self) -> Mapping[str, Cell]:
         """Columns of the public sets, and the layout."""
-        source = "torch._scaled_mm" if self.dtype == "fp8" else "torch.mm"
+        fp8_source = "torch._scaled_mm_fast" if self.is_fast else "torch._scaled_mm"
+        source = fp8_source if self.dtype == "fp8" else "torch.mm"
         return dict(zip(KEY, (source, self.dtype, self.m, self.n, self.k, self.layout), strict=True))
 
     @property
@@ -81,14 +86,15 @@ def _of_layer(device: Device, tokens: int, out_width: int, in_width: int) -> Ite
     for m, n, k, layout in shapes:
         yield Product("bfloat16", m, n, k, layout)
         if device.has_fp8:
-            yield Product("fp8", m, n, k, "TN")
+            yield Product("fp8", m, n, k, "TN", is_fast=layout == "TN")
 
 
 def sustained_cases(device: Device, size: Size) -> Iterator[Case]:
-    """Large products for as long as clock and power take to settle."""
+    """Large products for as long as clock and power take to settle; fp8 added up both ways, as in a burst."""
+    ways = (("bfloat16", False), ("fp8", True), ("fp8", False)) if device.has_fp8 else (("bfloat16", False),)
     for m, n, k in SUSTAINED_SHAPES[size]:
-        for dtype in ("bfloat16", "fp8") if device.has_fp8 else ("bfloat16",):
-            product = Product(dtype, m, n, k, "TN")
+        for dtype, is_fast in ways:
+            product = Product(dtype, m, n, k, "TN", is_fast)
             yield Case(product.key, product.nbytes, _sustained(product, SUSTAINED_S[size]))
 
 
@@ -97,15 +103,7 @@ def _burst(product: Product) -> Any:
 
 
 def _sustained(product: Product, seconds: float) -> Any:
-    def measure(device: Device) -> Mapping[str, Cell]:
-        found = device.sustained(_call(product, device), seconds)
-        return {
-            "sustained_ms": milliseconds(found.time_s),
-            "clock_mhz": "" if found.clock_mhz is None else round(found.clock_mhz),
-            "power_w": "" if found.power_w is None else round(found.power_w, 1),
-        }
-
-    return measure
+    return lambda device: settled(device.sustained(_call(product, device), seconds))
 
 
 def _call(product: Product, device: Device) -> Any:
@@ -116,7 +114,7 @@ def _call(product: Product, device: Device) -> Any:
     if product.dtype == "fp8":
         left, right = (torch.randn(shape, device=device.kind).to(torch.float8_e4m3fn) for shape in ((m, k), (n, k)))
         scale = torch.ones((), device=device.kind)
-        options = {"scale_a": scale, "scale_b": scale, "out_dtype": torch.bfloat16, "use_fast_accum": True}
+        options = {"scale_a": scale, "scale_b": scale, "out_dtype": torch.bfloat16, "use_fast_accum": product.is_fast}
         return lambda: torch._scaled_mm(left, right.t(), out=output, **options)  # noqa: SLF001 - PyTorch's only fp8 product
     shapes = {"TN": ((m, k), (n, k)), "NN": ((m, k), (k, n)), "NT": ((k, m), (k, n))}[product.layout]
     left, right = (torch.randn(shape, dtype=torch.bfloat16, device=device.kind) for shape in shapes)
@@ -126,4 +124,4 @@ def _call(product: Product, device: Device) -> Any:
 
 
 GEMM = Section("gemm", KEY, ("latency_ms",), burst_cases)
-GEMM_SUSTAINED = Section("gemm_sustained", KEY, ("sustained_ms", "clock_mhz", "power_w"), sustained_cases)
+GEMM_SUSTAINED = Section("gemm_sustained", KEY, SUSTAINED_COLUMNS, sustained_cases)

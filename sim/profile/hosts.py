@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,11 +18,13 @@ UPDATE_VALUES: dict[Size, int] = {"full": 2**28, "quick": 2**26, "tiny": 2**10}
 UPDATE_BYTES = 28
 """Of host memory for each parameter: parameter, gradient and both moments read, all but the gradient written, fp32."""
 
+UPDATES = 3
+
 SMALL = 64
 GRAPH_KERNELS = 1000
 
 LAUNCH_KEY = ("operation", "device", "calls", "kernels_per_call")
-COPY_KEY = ("direction", "device", "nbytes")
+COPY_KEY = ("direction", "device", "nbytes", "num_gpus")
 
 
 def launch_cases(device: Device, size: Size) -> Iterator[Case]:
@@ -32,7 +33,7 @@ def launch_cases(device: Device, size: Size) -> Iterator[Case]:
 
     def case(operation: str, times: int, kernels: int, make: Any) -> Case:
         key: dict[str, Cell] = dict(zip(LAUNCH_KEY, (operation, device.name, times, kernels), strict=True))
-        return Case(key, 2**20, lambda on: {"host_us_per_call": _host_us(on, make(on), times)})
+        return Case(key, 2**20, lambda on: {"host_us_per_call": _microseconds(on.wall_s(make(on), times))})
 
     yield case("eager", calls, 1, _eager)
     yield case("eager_linear_forward_backward", max(calls // 10, 1), 3, _linear)
@@ -41,16 +42,8 @@ def launch_cases(device: Device, size: Size) -> Iterator[Case]:
         yield case("graph_of_kernels", max(calls // 100, 1), GRAPH_KERNELS, lambda on: _graph(on, GRAPH_KERNELS))
 
 
-def _host_us(device: Device, call: Call, calls: int) -> float:
-    """Wall time of one call in a long row of them, us: what the slower of host and GPU takes."""
-    for _ in range(max(calls // 10, 1)):
-        call()
-    device.synchronize()
-    begun = time.perf_counter()
-    for _ in range(calls):
-        call()
-    device.synchronize()
-    return float(f"{(time.perf_counter() - begun) / calls * 1e6:.4g}")
+def _microseconds(time_s: float) -> float:
+    return float(f"{time_s * 1e6:.4g}")
 
 
 def _eager(device: Device) -> Call:
@@ -83,13 +76,15 @@ def _graph(device: Device, kernels: int) -> Call:
 
 
 def copy_cases(device: Device, size: Size) -> Iterator[Case]:
-    """Pinned copies both ways, and AdamW on the host's cores."""
+    """Pinned copies both ways, and AdamW on the host's cores, which the machine's GPUs share."""
+
+    def key(direction: str, nbytes: int) -> Mapping[str, Cell]:
+        return dict(zip(COPY_KEY, (direction, device.name, nbytes, device.num_gpus), strict=True))
+
     for direction in ("host_to_device", "device_to_host"):
         for nbytes in COPY_BYTES[size]:
-            key: dict[str, Cell] = dict(zip(COPY_KEY, (direction, device.name, nbytes), strict=True))
-            yield Case(key, nbytes, _copy(direction, nbytes))
-    key = dict(zip(COPY_KEY, ("host_update", device.name, UPDATE_BYTES * UPDATE_VALUES[size]), strict=True))
-    yield Case(key, 0, _host_update(UPDATE_VALUES[size]))
+            yield Case(key(direction, nbytes), nbytes, _copy(direction, nbytes))
+    yield Case(key("host_update", UPDATE_BYTES * UPDATE_VALUES[size]), 0, _host_update(UPDATE_VALUES[size]))
 
 
 def _copy(direction: str, nbytes: int) -> Any:
@@ -112,13 +107,7 @@ def _host_update(num_values: int) -> Any:
         parameter = torch.randn(num_values, requires_grad=True)
         parameter.grad = torch.randn(num_values)
         step = torch.optim.AdamW([parameter], fused=True).step
-        step()
-        times = []
-        for _ in range(3):
-            begun = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - begun)
-        return {"latency_ms": milliseconds(sorted(times)[1])}
+        return {"latency_ms": milliseconds(device.wall_s(step, UPDATES))}
 
     return measure
 

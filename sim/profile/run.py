@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sim.errors import SimError
-from sim.profile.attentions import ATTENTION
+from sim.profile.attentions import ATTENTION, ATTENTION_SUSTAINED
 from sim.profile.case import Case, Section, Size
 from sim.profile.device import CpuDevice, Device, cuda_device
 from sim.profile.gemms import GEMM, GEMM_SUSTAINED
@@ -18,7 +18,10 @@ from sim.profile.table import Table
 from sim.registry import unknown
 from sim.spec.find import names
 
-SECTIONS = {section.name: section for section in (GEMM, GEMM_SUSTAINED, ATTENTION, MEMORY_BOUND, LAUNCH, COPY)}
+SECTIONS = {
+    section.name: section
+    for section in (GEMM, GEMM_SUSTAINED, ATTENTION, ATTENTION_SUSTAINED, MEMORY_BOUND, LAUNCH, COPY)
+}
 
 MEMORY_FRAC = 0.85
 """Part of the memory that a case may fill: the rest is the library's and the allocator's."""
@@ -45,11 +48,14 @@ def wanted_sections(only: Iterable[str]) -> list[Section]:
     return [section for name, section in SECTIONS.items() if name in wanted or not wanted]
 
 
-def open_device(kind: str) -> Device:
-    """cuda, or cpu to try the script out. Raises SimError on another word, and where PyTorch or the GPU is missing."""
+def open_device(kind: str, gpu: str | None = None) -> Device:
+    """cuda, or cpu to try the script out; `gpu` is what its rows are said to be measured on.
+
+    Raises SimError on another kind, and where PyTorch or the GPU is missing.
+    """
     match kind:
         case "cuda":
-            return cuda_device()
+            return cuda_device(gpu)
         case "cpu":
             return CpuDevice()
         case _:

@@ -54,7 +54,7 @@ def _stack(scenario: Scenario) -> Iterator[tuple[str, str]]:
     if "unfused" not in stack.attention and not set(stack.attention) & set(scenario.gpu.attention):
         known = ", ".join(scenario.gpu.attention)
         yield (
-            "stack",
+            "stack.attention",
             f"{stack.name} calls {', '.join(stack.attention)}, but {scenario.gpu.name} has constants for {known}",
         )
 

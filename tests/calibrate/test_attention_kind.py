@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sim.calibrate.calibration import Data, calibrated
+from sim.calibrate.entry import gpu_of, read_entry
 from sim.calibrate.kind import KINDS, Rows
 from sim.calibrate.kinds.attention import CACHE_HBM_FRAC
-from sim.calibrate.measured import measured
+from sim.calibrate.measured import Measured, measured
 from sim.cost.attention import BURST_S
+from sim.spec.find import find
 from sim.spec.gpu import AttentionConstants, AttentionPass, Gpu
 
 HERE = Path(__file__).parent
@@ -114,9 +117,50 @@ def test_a_window_as_long_as_the_sequence_is_none() -> None:
     assert found["is_training"].tolist() == [True, False, True]
 
 
+def test_a_profile_says_pass_and_mask_and_copies_nothing_into_a_cache() -> None:
+    table = pd.concat(
+        [serving(kv_cache_dtype="none", causal=causal, **{"pass": way}) for way in ("fwd", "bwd") for causal in (1, 0)]
+    )
+    found = KIND.rows(table.reset_index(drop=True)).table
+    assert found["is_backward"].tolist() == [False, False, True, True]
+    assert found["work_frac"].tolist() == [2049 / 4096, 1.0] * 2
+    assert not found["has_cache"].any()
+    assert found["region"].tolist() == [
+        "causal, head dim 128",
+        "full, head dim 128",
+        "backward, causal, head dim 128",
+        "backward, full, head dim 128",
+    ]
+    causal, full, back, _ = KIND.predicted_s(found, H100)
+    assert causal < full
+    assert back > 2 * causal
+
+
+def test_a_backward_pass_is_compared_with_the_forward_pass_of_its_own_kernel() -> None:
+    """Two FlashAttention-2, of which one is twice as slow in both passes: the ratio of passes is the same."""
+    shapes = [
+        {"isl": isl, "num_heads": heads, "causal": causal, "kernel_source": name, "kv_cache_dtype": "none", "pass": way}
+        for isl in (1024, 2048, 4096, 8192, 16384)
+        for heads in (8, 32)
+        for causal in (1, 0)
+        for name in ("fa2_torch", "fa2_flash")
+        for way in ("fwd", "bwd")
+    ]
+    table = KIND.rows(pd.concat([serving(**shape) for shape in shapes], ignore_index=True)).table
+    factor = np.where(table["source"] == "fa2_flash", 2.0, 1.0)
+    truth = H100.model_copy(update={"attention": {"fa2": START}})
+    table = table.assign(time_s=KIND.predicted_s(table, truth) * factor)
+    found = fitted(truth, table).attention["fa2"]
+    ratio = found.backward.flop_frac / found.forward.flop_frac
+    assert ratio == pytest.approx(1.0, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
+        ({"pass": "both"}, "neither a forward nor a backward pass"),
+        ({"causal": 2}, "no word on the mask"),
+        ({"causal": 0, "window_size": 128}, "a sliding window that is not causal"),
         ({"attn_dtype": "fp8"}, "no training run uses"),
         ({"kv_cache_dtype": "fp8"}, "cache of K and V"),
         ({"kernel_source": "vllm_flashinfer_trtllmdecode"}, "decode"),
@@ -266,6 +310,28 @@ def test_constants_are_found_again_from_their_own_predictions() -> None:
     assert found.edge_keys == pytest.approx(90.0, rel=0.1)
     assert found.tail_rows == pytest.approx(40.0, rel=0.1)
     assert found.launch_s == pytest.approx(1.2e-5, rel=0.1)
+
+
+def test_a_kernel_that_the_file_of_a_gpu_lacks_is_added_to_it() -> None:
+    entry = read_entry(find("gpus", "b200-sxm"))
+    before = gpu_of(entry)
+    assert "fa2" not in before.attention
+    held = {**before.attention, "fa2": before.attention["trtllm"]}
+    slow = held["fa2"].model_copy(update={"forward": held["fa2"].forward.model_copy(update={"flop_frac": 0.3})})
+    lengths = [(isl, heads) for isl in range(1024, 9216, 512) for heads in (8, 32)]
+    shapes = [
+        {"isl": isl, "num_heads": heads, "kernel_source": "fa2", "kv_cache_dtype": "none"} for isl, heads in lengths
+    ]
+    table = pd.concat([serving(**shape) for shape in shapes], ignore_index=True)
+    machine = before.model_copy(update={"attention": {**held, "fa2": slow}})
+    table["latency_ms"] = KIND.predicted_s(KIND.rows(table).table, machine) * 1e3
+    fitted_entry, _ = calibrated(entry, KIND, [Data(Measured("mine.csv", "b200-sxm", table), "mine.csv")])
+    after = gpu_of(fitted_entry)
+    assert after.attention["fa2"].forward.flop_frac == pytest.approx(0.3, rel=0.02)
+    assert after.attention["fa2"].backward == before.attention["trtllm"].backward
+    assert after.attention["trtllm"] == before.attention["trtllm"]
+    assert fitted_entry.sources["attention.fa2"] == "estimated: carried over from attention.trtllm"
+    assert fitted_entry.sources["attention.fa2.forward"].startswith("fitted to mine.csv: forward, 32 rows")
 
 
 def test_halves_split_the_rows_of_training_sizes_by_sequence_and_by_heads() -> None:

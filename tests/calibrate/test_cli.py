@@ -98,6 +98,38 @@ def test_a_mistake_is_named(invoke, gemms: Path, arguments: list[str], message: 
     assert message in invoke("validate", "gemm", gemms, *arguments, code=2).stderr
 
 
+LAUNCHES = """\
+operation,device,calls,kernels_per_call,host_us_per_call
+eager,NVIDIA H100 80GB HBM3,20000,1,4.5
+eager_linear_forward_backward,NVIDIA H100 80GB HBM3,2000,3,42
+graph_of_one_kernel,NVIDIA H100 80GB HBM3,20000,1,6
+"""
+
+
+def test_launches_alone_print_the_host_and_leave_the_gpu_as_it_is(invoke, tmp_path: Path) -> None:
+    launches, out = tmp_path / "launch.csv", tmp_path / "mine.yaml"
+    launches.write_text(LAUNCHES)
+    output = invoke("calibrate", "h100-sxm", launches, "--out", out).stdout
+    assert output.startswith("time of the host\n")
+    assert "stack:\n  host: {kernel: 14 us, graph: 6 us}\n" in output
+    assert read_entry(out) == read_entry(_shipped("h100-sxm"))
+
+
+def test_launches_of_another_gpu_are_refused(invoke, tmp_path: Path) -> None:
+    launches = tmp_path / "launch.csv"
+    launches.write_text(LAUNCHES)
+    assert "no row was measured on b200-sxm" in invoke("calibrate", "b200-sxm", launches, code=2).stderr
+
+
+def test_sustained_products_are_validated_at_the_clock_of_a_run(invoke, tmp_path: Path) -> None:
+    path = tmp_path / "gemm_sustained__h100_sxm__mine.csv"
+    path.write_text("kernel_source,gemm_dtype,m,n,k,sustained_ms\ntorch.mm,bfloat16,8192,8192,8192,1.6\n")
+    content = json.loads(invoke("validate", "gemm_sustained", path, "--json", "-").stdout)
+    # 1.1e12 FLOP in 1.6 ms are 687 TFLOP/s, what H100 holds.
+    assert content["n"] == 1
+    assert content["mape"] < 10
+
+
 def test_a_file_of_another_kind_is_refused(invoke, gemms: Path) -> None:
     assert "no table of moe" in invoke("validate", "moe", gemms, code=2).stderr
 

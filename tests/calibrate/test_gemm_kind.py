@@ -122,6 +122,23 @@ def test_an_fp8_row_also_casts_its_activations() -> None:
     assert cast_s("fp8", "CutlassFP8ScaledMMLinearKernel") == pytest.approx(slow_s + 3e-6, rel=1e-6)
 
 
+def test_a_product_of_fp8_operands_alone_casts_nothing() -> None:
+    rows = KIND.rows(table(("fp8", 8_192, 4_096, 2_048, 1.0), kernel="torch._scaled_mm_fast")).table
+    assert KIND.predicted_s(rows, gpu()).tolist() == [gemm_s(Gemm("x", 8_192, 4_096, 2_048, "fp8"), gpu(), burst=True)]
+
+
+def test_products_with_and_without_a_cast_give_the_same_constants() -> None:
+    alone = sweep("fp8", gpu()).assign(kernel="torch._scaled_mm")
+    alone = alone.assign(time_s=KIND.predicted_s(alone, gpu()))
+    both = pd.concat([alone, sweep("fp8", gpu())], ignore_index=True)
+    assert KIND.fit(both, gpu()).constants["gemm.fp8.flop_frac"] == pytest.approx(TRUE["flop_frac"], rel=0.01)
+
+
+def test_errors_are_shown_by_layout_where_a_file_says_it() -> None:
+    rows = table(*(("bfloat16", 512, 512, 512, 1.0),) * 3).assign(layout=["TN", "NT", ""])
+    assert KIND.rows(rows).table["region"].tolist() == ["m, n, k >= 512, TN", "m, n, k >= 512, NT", "m, n, k >= 512"]
+
+
 def test_a_format_that_the_gpu_lacks_is_refused() -> None:
     rows = KIND.rows(table(("nvfp4", 512, 512, 512, 1.0))).table
     with pytest.raises(SimError, match="no peak rate in this format"):

@@ -159,7 +159,6 @@ def test_rows_that_the_model_cannot_predict_are_counted_with_the_reason() -> Non
     tables = [
         table([good]),
         table([good], dtype="nvfp4"),
-        table([good], source="marlin"),
         table([(good[0], "zipf", 1.0)]),
         table([((4096, 4096, 1536, 8, 128, 7, 1), "balanced", 1.0)]),
     ]
@@ -167,10 +166,15 @@ def test_rows_that_the_model_cannot_predict_are_counted_with_the_reason() -> Non
     assert rows.table.index.tolist() == [0]
     assert rows.skipped == {
         "a format that the cost model does not know": 1,
-        "a kernel that the cost model does not know": 1,
         "neither balanced nor power_law_<exponent>": 1,
         "experts or width that do not divide by their parallel size": 1,
     }
+
+
+def test_a_kernel_of_another_name_is_read_as_cutlass_and_16_bit_formats_as_one() -> None:
+    named = KIND.rows(table(list(MEASURED_H100), source="cutlass")).table
+    other = KIND.rows(table(list(MEASURED_H100), source="grouped_gemm_v2", dtype="float16")).table
+    pd.testing.assert_frame_equal(named.drop(columns="kernel_source"), other.drop(columns="kernel_source"))
 
 
 def test_another_kernel_of_the_format_stands_in() -> None:

@@ -19,7 +19,6 @@ from sim.cost.attention import (
     Shape,
     attention_bytes,
     attention_flop,
-    attention_kernel,
     attention_s,
     constants_of,
     head_dim_share,
@@ -306,12 +305,6 @@ def test_a_share_of_scores_outside_0_to_1_is_our_mistake(work_frac: float) -> No
 def test_a_kernel_that_the_gpu_has_not_is_refused_with_those_that_it_has() -> None:
     with pytest.raises(SimError, match=r"h100: attention: .*got 'trtllm', allowed cudnn, fa2"):
         constants_of(h100(), "trtllm")
-
-
-def test_a_stack_takes_the_first_kernel_that_the_gpu_has() -> None:
-    assert attention_kernel(h100(), ("fa3", "fa2", "cudnn")) == "fa2"
-    with pytest.raises(SimError, match=r"got fa3, triton, allowed cudnn, fa2"):
-        attention_kernel(h100(), ("fa3", "triton"))
 
 
 def test_a_shape_outside_the_measured_ones_is_named() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from scipy.optimize import least_squares, minimize_scalar
 from sim.calibrate.attention_rows import (
     FIGURES,
     FORMATS,
+    KERNELS,
     SERVING,
     TRAINING_SEQ_LEN,
     VALUE_BYTES,
@@ -21,7 +22,15 @@ from sim.calibrate.attention_rows import (
     shape_of_rows,
 )
 from sim.calibrate.kind import KINDS, Fit, Rows
-from sim.cost.attention import BURST_S, REFERENCE_HEAD_DIM, Device, launched_s, lone_launch_s, products_s
+from sim.cost.attention import (
+    BURST_S,
+    REFERENCE_HEAD_DIM,
+    Device,
+    Values,
+    launched_s,
+    lone_launch_s,
+    products_s,
+)
 from sim.spec.gpu import AttentionConstants, Gpu, peak_in
 from sim.spec.topology import Floats
 
@@ -58,7 +67,8 @@ class AttentionKind:
     """Causal or full fused attention, over a whole sequence or a sliding window, of many query heads by key head.
 
     Reads times of causal forward kernels in inference frameworks (ai-dynamo/aiconfigurator), which include the copy of
-    K and V into the cache, and TFLOP/s of both passes as papers print them (a causal mask halves their FLOP).
+    K and V into the cache, times of both passes from `sim profile`, and TFLOP/s of both passes as papers print them (a
+    causal mask halves their FLOP).
     """
 
     name = "attention"
@@ -72,7 +82,7 @@ class AttentionKind:
     def predicted_s(self, table: pd.DataFrame, gpu: Gpu) -> Floats:
         """Time of each row at the clock of its measurement: (rows,), s."""
         found = np.empty(len(table))
-        used = _used(table, gpu)
+        used = used_kernels(table, gpu)
         for kernel in gpu.attention:
             mine = used == kernel
             found[mine] = _row_s(table[mine], gpu.attention[kernel], gpu)
@@ -81,12 +91,16 @@ class AttentionKind:
     def fit(self, table: pd.DataFrame, gpu: Gpu) -> Fit:
         """Constants of each implementation that the rows name; what they do not tell stays as the GPU has it.
 
-        Rows of an unnamed kernel are fitted as the GPU's first one, where that has no rows under its own name.
+        Rows of an unnamed kernel are fitted as the GPU's first one, where that has no rows under its own name. A named
+        one that the GPU's file lacks is added to it, from the constants of the first one on.
         """
+        first = next(iter(gpu.attention))
+        lacking = [name for name in KERNELS.values() if name not in gpu.attention and (table["kernel"] == name).any()]
+        gpu = gpu.model_copy(update={"attention": {**gpu.attention, **dict.fromkeys(lacking, gpu.attention[first])}})
         constants: dict[str, float] = {}
         evidence: dict[str, str] = {}
         ranges: dict[str, tuple[float, float]] = {}
-        used = _used(table, gpu)
+        used = used_kernels(table, gpu)
         for kernel, held in gpu.attention.items():
             named = table["kernel"] == kernel
             rows = table[named] if named.any() else table[used == kernel]
@@ -101,7 +115,8 @@ class AttentionKind:
                 if part.is_forward:
                     ranges[f"{prefix}.range_seq_len"] = _range(rows["seq_len"])
                     ranges[f"{prefix}.range_head_dim"] = _range(rows["head_dim"])
-        return Fit(constants, evidence, ranges)
+        added = [f"attention.{name}" for name in lacking if f"attention.{name}.range_seq_len" in ranges]
+        return Fit(constants, evidence, ranges, dict.fromkeys(added, f"attention.{first}"))
 
     def halves(self, table: pd.DataFrame) -> Mapping[str, NDArray[np.bool_]]:
         """Short against long sequences, and few against many heads x batch, halved over the rows of training sizes."""
@@ -119,7 +134,7 @@ class _Part:
     is_forward: bool = False
 
 
-def _used(table: pd.DataFrame, gpu: Gpu) -> NDArray[np.object_]:
+def used_kernels(table: pd.DataFrame, gpu: Gpu) -> NDArray[np.object_]:
     """The implementation by which each row is predicted: its own, the GPU's first where the GPU has none of that."""
     first = next(iter(gpu.attention))
     return np.array([name if name in gpu.attention else first for name in table["kernel"]], dtype=object)
@@ -134,20 +149,30 @@ def _cache_s(table: pd.DataFrame, gpu: Gpu) -> Floats:
 
 
 def _row_s(table: pd.DataFrame, constants: AttentionConstants, gpu: Gpu) -> Floats:
-    """Time of rows of one implementation: (rows,), s."""
+    """Time of rows of one implementation at the clock of their measurement: (rows,), s."""
+    burst_s = table["burst_s"].to_numpy(dtype=float)
+
+    def compute_s(alone_s: Values) -> Values:
+        return lone_launch_s(alone_s, constants.long_frac, burst_s)
+
+    return rows_s(table, constants, gpu, compute_s) + _cache_s(table, gpu)
+
+
+def rows_s(
+    table: pd.DataFrame, constants: AttentionConstants, gpu: Gpu, compute_s: Callable[[Values], Values]
+) -> Floats:
+    """Time of rows of one implementation whose products take `compute_s` of their time at full clock: (rows,), s."""
     shape = shape_of_rows(table)
     peak_by_format = {name: peak_in(gpu, name) for name in set(FORMATS.values()) if (table["format"] == name).any()}
     peak_flop_per_s: Floats = np.array([peak_by_format[name] for name in table["format"]], dtype=np.float64)
     device = Device(peak_flop_per_s, gpu.hbm_bytes_per_s, gpu.num_sms)
-    burst_s = table["burst_s"].to_numpy(dtype=float)
 
     def pass_s(*, is_backward: bool) -> Floats:
         alone_s = products_s(shape, constants, device, is_backward=is_backward)
-        compute_s = lone_launch_s(alone_s, constants.long_frac, burst_s)
-        return np.asarray(launched_s(compute_s, shape, constants, device, is_backward=is_backward))
+        return np.asarray(launched_s(compute_s(alone_s), shape, constants, device, is_backward=is_backward))
 
     back = table["is_backward"].to_numpy(dtype=bool)
-    return np.where(back, pass_s(is_backward=True), pass_s(is_backward=False)) + _cache_s(table, gpu)
+    return np.where(back, pass_s(is_backward=True), pass_s(is_backward=False))
 
 
 def _fitted(rows: pd.DataFrame, held: AttentionConstants, gpu: Gpu) -> Iterator[_Part]:
@@ -200,7 +225,8 @@ def _forward_fields(rows: pd.DataFrame, *, is_burst: bool) -> list[str]:
         fields.append("forward.softmax_dim")
         if rows["head_dim"].max() > REFERENCE_HEAD_DIM:
             fields.append("full_head_dim")
-    if not is_burst and rows["mask"].unique().size > 1:
+    masks = rows["mask"].value_counts()
+    if masks.size > 1 and masks.min() >= (_MIN_BURSTS if is_burst else 1):
         fields.append("edge_keys")
     if is_burst:
         fields += ["tail_rows", "launch_s"]
@@ -215,7 +241,7 @@ def _scaled(backward: pd.DataFrame, forward: pd.DataFrame, held: AttentionConsta
     The backward time is that of the fitted forward pass times measured backward over measured forward: so the ratio of
     the passes is kept, whatever the clock at which the pair was measured.
     """
-    shape = ["batch", "seq_len", "heads", "head_dim", "work_frac", "burst_s"]
+    shape = ["batch", "seq_len", "heads", "kv_heads", "head_dim", "work_frac", "burst_s", "has_cache", "source"]
     partners = forward[[*shape, "time_s"]].drop_duplicates(shape)
     pairs = backward.merge(partners, on=shape, suffixes=("", "_forward"))
     alone = pairs.assign(is_backward=False)

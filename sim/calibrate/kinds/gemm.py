@@ -50,6 +50,13 @@ CAST_VALUES_PER_SM_PER_S = 3.7e9
 """vLLM's kernel that scales activations token by token in front of this product takes an SM 0.92 us a row of up to
 3,400 values, beyond that 0.27 ns a value: read off n = 32, where the product itself is short (H100, H200, B200)."""
 
+PRODUCT_ALONE = "torch._scaled_mm"
+"""Kernels that `sim profile` calls with operands in fp8 already: no cast is inside the time."""
+
+LAYOUTS = ("TN", "NN", "NT")
+"""Of operands, as BLAS names them, columns first: those of a linear layer's product forward, of its input gradient, and
+of its weight gradient. One set of constants serves all; errors are shown for each."""
+
 CAST_BYTES = 3.0
 """Any other kernel that casts activations is bound by memory: 16 bits read and 8 written, a value."""
 
@@ -76,6 +83,7 @@ class GemmKind:
     """Dense products. `fp8` is one scale for each tensor or token, `fp8_block` one for each 128 x 128 values,
     `fp8_static` one known beforehand. Layers whose operands are narrower than 16 bits get 16-bit activations and cast
     them inside the measured time: with few columns n, fp8 takes four times as long as bf16, in proportion to m x k.
+    The rows of `sim profile` (`torch._scaled_mm`) are the product alone.
     """
 
     name = "gemm"
@@ -105,7 +113,7 @@ class GemmKind:
         found = table[["m", "n", "k"]].assign(
             time_s=time_s,
             format=file_format.map({name: ours for name, (ours, _) in FORMATS.items()}),
-            region=_regions(table),
+            region=_regions(table) + _layouts(table),
             kernel=table["kernel_source"].astype(str),
             is_training=shortest >= TRAINING_SIDE,
         )
@@ -118,7 +126,7 @@ class GemmKind:
             chosen = (table["format"] == name).to_numpy(dtype=bool)
             rows, computed_in = table[chosen], COMPUTED_IN[name]
             constants = gemm_constants(gpu, computed_in)
-            product = product_s(_shapes(rows, computed_in), constants, rates(gpu, computed_in), burst=True)
+            product = product_s(shapes_of(rows, computed_in), constants, rates(gpu, computed_in), burst=True)
             predicted[chosen] = product + _cast_s(rows, name, gpu, constants.launch_s)
         return predicted
 
@@ -150,30 +158,39 @@ class GemmKind:
         }
 
 
-def _regions(table: pd.DataFrame) -> NDArray[np.str_]:
+def _regions(table: pd.DataFrame) -> NDArray[np.object_]:
     """What a product is used for goes with its sides: decoding has few rows, training none below 512."""
     shorter = table[["n", "k"]].min(axis=1)
     return np.select(
         [shorter < TRAINING_SIDE, table["m"] <= 64, table["m"] < TRAINING_SIDE],
         ["n or k below 512", "m <= 64", "m 65 to 511"],
         "m, n, k >= 512",
-    )
+    ).astype(object)
 
 
-def _shapes(rows: pd.DataFrame, computed_in: NumberFormat) -> Shapes:
+def _layouts(table: pd.DataFrame) -> NDArray[np.object_]:
+    """`, NT` where the file says the layout of the operands, else nothing."""
+    said = table["layout"] if "layout" in table else [""] * len(table)
+    return np.array([f", {layout}" if layout in LAYOUTS else "" for layout in said], dtype=object)
+
+
+def shapes_of(rows: pd.DataFrame, computed_in: NumberFormat) -> Shapes:
+    """Sides m, n and k of measured products, and the bytes that they move in a number format."""
     m, n, k = (rows[side].to_numpy(dtype=float) for side in "mnk")
     return Shapes(m, n, k, np.ones_like(m), product_bytes(m, n, k, computed_in))
 
 
 def _cast_s(rows: pd.DataFrame, name: str, gpu: Gpu, launch_s: float) -> Floats:
-    """Time of scaling and casting activations (m, k) ahead of the product, (rows,), s; 0 from 16 bits on."""
+    """Time of scaling and casting activations (m, k) ahead of the product, (rows,), s; 0 from 16 bits on, and where
+    the product alone was measured."""
     m, k = (rows[side].to_numpy(dtype=float) for side in "mk")
     if BYTES_PER_VALUE[COMPUTED_IN[name]] >= BYTES_PER_VALUE["bf16"]:
         return np.zeros_like(m)
     by_bytes = CAST_BYTES * m * k / (gpu.hbm_bytes_per_s * gpu.memory_bound.elementwise.hbm_frac)
     by_row = np.hypot(m * CAST_ROW_SM_S, m * k / CAST_VALUES_PER_SM_PER_S) / gpu.num_sms
     is_slow = rows["kernel"].str.startswith(SLOW_CAST).to_numpy(dtype=bool)
-    cast: Floats = launch_s + np.where(is_slow, by_row, by_bytes)
+    is_alone = rows["kernel"].str.startswith(PRODUCT_ALONE).to_numpy(dtype=bool)
+    cast: Floats = np.where(is_alone, 0.0, launch_s + np.where(is_slow, by_row, by_bytes))
     return cast
 
 
@@ -183,9 +200,9 @@ def _fitted(rows: pd.DataFrame, name: str, gpu: Gpu) -> dict[str, float]:
     is_training = rows["is_training"].to_numpy(dtype=bool)
     num_others = max(1, int((~is_training).sum()))
     weights = np.where(is_training, 1.0, min(1.0, OTHERS_SHARE * is_training.sum() / num_others))
-    shapes, peak = _shapes(rows, computed_in), rates(gpu, computed_in)
+    shapes, peak = shapes_of(rows, computed_in), rates(gpu, computed_in)
     cast_s = _cast_s(rows, name, gpu, 0.0)
-    num_casts = 1.0 if cast_s.any() else 0.0
+    num_casts = (cast_s > 0.0).astype(float)
     ranges = _ranges(rows)
 
     def model(values: Floats) -> Floats:

@@ -27,6 +27,9 @@ median 18. No part of a GPU's file: in a step the host runs ahead."""
 QUEUED = "queued"
 """`timing` of a kernel whose start was waiting on the GPU: no host time."""
 
+TURNS = 5
+"""In which shares of the HBM rate and the launch settle to a part in a thousand."""
+
 _FP32_BYTES = 4
 _FORMATS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 """As PyTorch calls them -> as the catalogue does."""
@@ -91,20 +94,29 @@ class MemoryBoundKind:
         return time
 
     def fit(self, table: pd.DataFrame, gpu: Gpu) -> Fit:
-        """Share of the HBM rate and cached row by kind from the rows of training size; the launch from small rows."""
+        """Share of the HBM rate and cached row by kind from the rows of training size; the launch from small rows.
+
+        Each holds the other: they are fitted in turn.
+        """
+        is_large = table["is_training"].to_numpy(dtype=bool)
+        large = {kind: table[chosen & is_large] for kind, chosen in _by_kind(table) if (chosen & is_large).any()}
+        small = table[(table["host_s"] == 0.0) & (table["nbytes"] < SMALL_BYTES)]
+        rates: dict[StreamKind, dict[str, float]] = {}
+        for _ in range(TURNS if len(small) else 1):
+            rates = {kind: _fitted(kind, rows, gpu) for kind, rows in large.items()}
+            gpu = _with(gpu, {kind: getattr(gpu.memory_bound, kind).model_copy(update=rates[kind]) for kind in rates})
+            if len(small):
+                left = small["time_s"] - (self.predicted_s(small, gpu) - small["launches"] * gpu.memory_bound.launch_s)
+                gpu = _with(gpu, {"launch_s": max(float((left / small["launches"]).median()), 0.0)})
         constants: dict[str, float] = {}
         evidence: dict[str, str] = {}
-        for kind, chosen in _by_kind(table):
-            rows = table[chosen & table["is_training"].to_numpy(dtype=bool)]
-            if len(rows):
-                key = f"memory_bound.{kind}"
-                constants |= {f"{key}.{name}": value for name, value in _fitted(kind, rows, gpu).items()}
-                formats = ", ".join(sorted(rows["format"].unique()))
-                evidence[key] = f"{formats}, {len(rows):,} {kind} kernels of {self.training}"
-        small = table[(table["host_s"] == 0.0) & (table["nbytes"] < SMALL_BYTES)]
+        for kind, rows in large.items():
+            key = f"memory_bound.{kind}"
+            constants |= {f"{key}.{field.removesuffix('_bytes')}": value for field, value in rates[kind].items()}
+            formats = ", ".join(sorted(rows["format"].unique()))
+            evidence[key] = f"{formats}, {len(rows):,} {kind} kernels of {self.training}"
         if len(small):
-            left = small["time_s"] - (self.predicted_s(small, gpu) - small["launches"] * gpu.memory_bound.launch_s)
-            constants["memory_bound.launch"] = max(float((left / small["launches"]).median()), 0.0)
+            constants["memory_bound.launch"] = gpu.memory_bound.launch_s
             evidence["memory_bound.launch"] = f"{len(small):,} kernels that move less than {SMALL_BYTES / 1e6:.0f} MB"
         return Fit(constants, evidence)
 
@@ -166,7 +178,12 @@ def _fitted(kind: StreamKind, rows: pd.DataFrame, gpu: Gpu) -> dict[str, float]:
         moved = nbytes + reread_bytes(nbytes, row_bytes, held, REREAD_FRAC[kind])
         return {"hbm_frac": _share(rows, moved, gpu)[0]}
     moved = nbytes + reread_bytes(nbytes, row_bytes, cached_row, REREAD_FRAC[kind])
-    return {"hbm_frac": _share(rows, moved, gpu)[0], "cached_row": cached_row}
+    return {"hbm_frac": _share(rows, moved, gpu)[0], "cached_row_bytes": cached_row}
+
+
+def _with(gpu: Gpu, update: Mapping[str, object]) -> Gpu:
+    """The GPU with some fields of its memory-bound constants replaced."""
+    return gpu.model_copy(update={"memory_bound": gpu.memory_bound.model_copy(update=update)})
 
 
 def _share(rows: pd.DataFrame, moved: Floats, gpu: Gpu) -> tuple[float, Floats]:

@@ -17,7 +17,9 @@ from sim.errors import Problem, SimError
 from sim.spec.gpu import BYTES_PER_VALUE, FusedMoeRate, Gpu, GroupedFormat, GroupedKernel, NumberFormat, peak_in
 from sim.spec.topology import Floats
 
-FORMATS: Mapping[str, GroupedFormat] = {"bfloat16": "bf16", "fp8": "fp8", "fp8_block": "fp8_block"}
+FORMATS: Mapping[str, GroupedFormat] = {"bfloat16": "bf16", "float16": "bf16", "fp8": "fp8", "fp8_block": "fp8_block"}
+"""Format of a file -> what it is called here; both 16-bit formats run at one rate."""
+
 COMPUTED_IN: Mapping[GroupedFormat, NumberFormat] = {"bf16": "bf16", "fp8": "fp8", "fp8_block": "fp8"}
 STANDS_IN: Mapping[GroupedFormat, tuple[GroupedFormat, ...]] = {
     "bf16": ("bf16",),
@@ -37,6 +39,9 @@ WRITTEN_BY: Mapping[str, GroupedKernel] = {
 }
 """Part of a kernel's name in a file -> who wrote it, the first that is found. TensorRT-LLM's own `torch_flow` runs
 CUTLASS, except for few tokens."""
+
+UNNAMED: GroupedKernel = "cutlass"
+"""Whose a kernel is taken to be that is called otherwise: what most frameworks fall back on."""
 
 POWER_LAW = r"power_law_(?P<alpha>\d+(?:\.\d+)?)"
 TRAINING_ROWS = 64
@@ -155,7 +160,6 @@ class MoeKind:
         skipped: dict[str, int] = {}
         for reason, is_out in (
             ("a format that the cost model does not know", ~table["moe_dtype"].isin(list(FORMATS))),
-            ("a kernel that the cost model does not know", kernel == ""),
             ("neither balanced nor power_law_<exponent>", alpha.isna()),
             ("an empty side", table[list(self._numbers)].min(axis=1) < 1),
             ("experts or width that do not divide by their parallel size", _undivided(table)),
@@ -293,7 +297,7 @@ def _undivided(table: pd.DataFrame) -> pd.Series[bool]:
 
 def _kernels(sources: pd.Series[str]) -> pd.Series[str]:
     by_source = {
-        source: next((author for part, author in WRITTEN_BY.items() if part in source.lower()), "")
+        source: next((author for part, author in WRITTEN_BY.items() if part in source.lower()), UNNAMED)
         for source in sources.unique()
     }
     return sources.map(by_source)
