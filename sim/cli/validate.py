@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 KINDS = {
     "gemm": "matrix products",
-    "gemm_sustained": "matrix products, back to back until the clock has settled",
+    "gemm_sustained": "matrix products at the settled clock",
     "attention": "fused attention",
-    "attention_sustained": "fused attention, back to back until the clock has settled",
+    "attention_sustained": "fused attention at the settled clock",
     "moe": "fused mixture-of-experts operators",
     "memory_bound": "kernels that only move bytes",
-    "copy": "copies between GPU and host, and the optimizer on the host",
+    "copy": "copies between GPU and host",
 }
 """Registered kinds, each with what it measures; here by hand, so that --help does not import them."""
 
