@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, TypeAlias, get_args
 
 import yaml
@@ -176,15 +177,15 @@ def _estimated(sources: Mapping[str, str], numbers: Iterable[str]) -> Iterator[s
             yield from own
 
 
-def written(key: str, value: Constant) -> Any:
-    """A constant as a file has it: three digits, and the unit that its field says.
+def written(key: str, value: Constant, spec: type[BaseModel] = Gpu) -> Any:
+    """A constant as a file of `spec` has it: three digits, and the unit that its field says.
 
     >>> written("memory_bound.launch", 3.2999e-6), written("gemm.bf16.range_m", (512.0, 65536.0))
     ('3.3 us', [512, 65536])
     """
     if isinstance(value, tuple):
         return [plain(each) for each in value]
-    dimension = dimension_of(key)
+    dimension = dimension_of(key, spec)
     return plain(value) if dimension is None else units.text(value, dimension)
 
 
@@ -196,21 +197,23 @@ def plain(value: float) -> float | int:
     return int(rounded) if float(rounded).is_integer() and abs(rounded) > 1 else rounded
 
 
-def dimension_of(key: str) -> str | None:
-    """The SI unit of the field that a dotted key of a GPU's file means, None for a plain number."""
-    spec: Any = Gpu
+def dimension_of(key: str, spec: type[BaseModel] = Gpu) -> str | None:
+    """The SI unit of the field that a dotted key of a file of `spec` means, None for a plain number."""
+    inner: Any = spec
     name = ""
     for part in key.split("."):
-        fields = _fields(spec)
+        fields = _fields(inner)
         if part in fields:
-            name, spec = fields[part]
+            name, inner = fields[part]
         else:
-            spec = get_args(spec)[1] if len(get_args(spec)) > 1 else None
-    return next((dimension for end, dimension in _DIMENSIONS.items() if name.endswith(end)), None)
+            inner = get_args(inner)[1] if len(get_args(inner)) > 1 else None
+    return next((dimension for end, dimension in _DIMENSIONS.items() if f"_{name}".endswith(end)), None)
 
 
 def _fields(spec: Any) -> dict[str, tuple[str, Any]]:
-    """Name and type of each field of a class by its key; of a mapping or a number none."""
+    """Name and type of each field of a class, which may be left out (`| None`), by its key; of anything else none."""
+    if isinstance(spec, UnionType):
+        spec = next((each for each in get_args(spec) if each is not NoneType), None)
     if not (isinstance(spec, type) and issubclass(spec, BaseModel)):
         return {}
     return {field.alias or name: (name, field.annotation) for name, field in spec.model_fields.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sim.cli import bench, calibrate, compare, listing, profile, run, schema, show, sweep, validate
+from sim.cli import bench, calibrate, collective, compare, listing, profile, run, schema, show, sweep, validate
 from sim.cli.group import Command, Group, epilog
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ for name, module in (
     ("show", show),
     ("list", listing),
     ("schema", schema),
-    ("calibrate", calibrate),
+    ("collective", collective),
     ("profile", profile),
 ):
     app.command(name, cls=Command, epilog=epilog(module.EXAMPLES))(module.command)
@@ -34,3 +34,4 @@ benches = typer.Typer(help="How good the simulator itself is.", no_args_is_help=
 benches.command("engine", cls=Command, epilog=epilog(bench.EXAMPLES))(bench.command)
 app.add_typer(benches, name="bench")
 app.add_typer(validate.app, name="validate")
+app.add_typer(calibrate.app, name="calibrate")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
+from sim.cli import calibrate_collectives
+from sim.cli.group import Command, epilog
 from sim.cli.output import columns, refuse_file, refuse_folder, writing
 from sim.cli.progress import Progress
 from sim.cli.validate import figures_cells, num_rows_text
@@ -19,10 +22,23 @@ if TYPE_CHECKING:
     from sim.calibrate.validation import Validation
 
 EXAMPLES = (
-    "sim calibrate h100-sxm gemm__h100_sxm__mine.csv attention__h100_sxm__mine.csv --out mine.yaml",
-    "sim calibrate h100-sxm --check",
-    "sim calibrate --all --out gpus",
+    "sim calibrate gpu h100-sxm gemm__h100_sxm__mine.csv attention__h100_sxm__mine.csv --out mine.yaml",
+    "sim calibrate gpu h100-sxm --check",
+    "sim calibrate gpu --all --out gpus",
 )
+
+
+class GpuUnlessNamed(typer.core.TyperGroup):
+    """Words that name no command are those of `gpu`: `sim calibrate h100-sxm` is `sim calibrate gpu h100-sxm`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words, with `gpu` before them where they begin with no command."""
+        is_named = args[:1] == ["--help"] or (args and args[0] in self.commands)
+        rest: list[str] = super().parse_args(ctx, args if is_named else ["gpu", *args])
+        return rest
+
+
+app = typer.Typer(cls=GpuUnlessNamed, help="Constants fitted to measurements.")
 
 
 def command(
@@ -115,6 +131,9 @@ def _told_apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     of_launches = {path: is_launches(path) for path in files}
     return [path for path in files if not of_launches[path]], [path for path in files if of_launches[path]]
 
+
+app.command("gpu", cls=Command, epilog=epilog(EXAMPLES))(command)
+app.command("collectives", cls=Command, epilog=epilog(calibrate_collectives.EXAMPLES))(calibrate_collectives.command)
 
 Entries = Mapping[str, "Entry"]
 Calibrations = Mapping[str, Mapping[str, "Calibration"]]

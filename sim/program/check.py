@@ -83,6 +83,16 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
             "Jitter gives every rank times of its own, so no two ranks are alike and none is folded; times are one "
             f"draw (seed {scenario.seed}), not a mean."
         )
+    if any(scenario.conditions.background.values()):
+        found.append(
+            "Background load is steady and never gives way; real jobs send in bursts and slow down on full links."
+        )
+    if getattr(scenario.topology, "routing", "spread") == "ecmp":
+        seed = getattr(scenario.topology, "ecmp_seed", 0)
+        found.append(
+            "Routes are hashed: ranks that the hash tells apart are not folded, and times are one draw "
+            f"(ecmp_seed {seed}), not a mean."
+        )
     found += [
         f"{num_estimated(part)} of {len(numbers(part))} constants of {part.name} are estimates."
         for part in (scenario.gpu, scenario.topology, scenario.stack)

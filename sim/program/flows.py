@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from sim.cost.collectives import Pattern
-from sim.cost.network_time import LAUNCH_S, choose, latency_of, pattern_of, share_in_node
+from sim.cost.lines import Loaded, Way, latency_of, launch_of_sends_s, loaded
+from sim.cost.network_time import choose
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Collective, Payload, Send
 from sim.spec.layout import Layout, groups, num_ranks
 from sim.spec.network import Network
@@ -21,7 +22,7 @@ gradient norm, which joins all ranks, does not make every other flow look conten
 
 @dataclass(frozen=True)
 class FlowType:
-    """What distinguishes flows on the same ranks: the stream, the collective and its algorithm, and whether it carries
+    """What distinguishes flows on the same ranks: the stream, the collective and how it runs, and whether it carries
     only control messages."""
 
     stream: str
@@ -29,6 +30,7 @@ class FlowType:
     group: str
     algorithm: str
     is_control: bool = False
+    protocol: str = "simple"
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Flows:
     the link that limits both share it evenly.
 
     type: index into `types`.  latency_s: paid before the flow moves.  work_per_byte: progress that a byte of the
-    message needs, 0 for control messages.  limit_per_s: progress/s that it never exceeds (see `share_in_node`), inf
-    between nodes.  Rows (row_flow, row_link, row_load): bytes on the link per unit of progress.
+    message needs, 0 for control messages.  limit_per_s: progress/s that it never exceeds (see `sim.cost.lines.Loaded`),
+    inf where only links limit it.  Rows (row_flow, row_link, row_load): bytes on the link per unit of progress.
     Members (member_flow, member_rank, member_role): ranks that take part; role 0 for a group's members and for the
     sender of a pipeline hop, 1 for its receiver.
     link_bytes_per_s: capacity of each link.  link_count: how many links it stands for.
@@ -81,12 +83,11 @@ def flow_types(
     for payload in payloads:
         match payload:
             case Collective():
-                wanted = getattr(network.algorithms, payload.op)
                 members = members_of(layout, payload.group)
                 is_control = payload.nbytes <= CONTROL_BYTES
                 loading = 0.0 if is_control else payload.nbytes
-                algorithm = choose(payload.op, loading, members, fabric, wanted)
-                types[payload] = FlowType(payload.stream, payload.op, payload.group, algorithm, is_control)
+                algorithm, protocol = choose(payload.op, loading, members, fabric, network)
+                types[payload] = FlowType(payload.stream, payload.op, payload.group, algorithm, is_control, protocol)
             case Send():
                 types[payload] = FlowType(payload.stream, "send", "pp", "send")
     return types
@@ -117,34 +118,34 @@ class _Part:
     roles: Ints
 
 
-def _pattern(kind: FlowType, layout: Layout, fabric: Fabric) -> tuple[Pattern, Ints, Ints]:
-    """Load of every flow of a type, and its members: (flows, members) and their roles (members,)."""
+def _loaded(kind: FlowType, layout: Layout, fabric: Fabric) -> tuple[Loaded, Ints, Ints]:
+    """Loads of every flow of a type, and its members: (flows, members) and their roles (members,)."""
     if kind.stream in (PP_FORWARD, PP_BACKWARD):
         source, target = hops(layout, kind.stream)
         routes = fabric.routes(source, target)
-        return (
-            Pattern(routes.pair, routes.link, routes.share, routes.latency_s),
-            np.stack([source, target], 1),
-            np.arange(2),
-        )
+        latency_s = routes.latency_s + launch_of_sends_s(source, target, fabric)
+        sends = Pattern(routes.pair, routes.link, routes.share, latency_s)
+        return Loaded(sends, np.full(len(source), np.inf)), np.stack([source, target], 1), np.arange(2)
     members = members_of(layout, kind.group)
+    way = Way(kind.algorithm, kind.protocol)
     if kind.is_control:
         nothing = np.zeros(0, dtype=np.int64)
-        pattern = Pattern(nothing, nothing, np.zeros(0), latency_of(kind.algorithm, kind.op, members, fabric))
+        pattern = Pattern(nothing, nothing, np.zeros(0), latency_of(way, kind.op, members, fabric))
+        load = Loaded(pattern, np.full(len(members), np.inf))
     else:
-        pattern = pattern_of(kind.algorithm, kind.op, members, fabric)
-    pattern = replace(pattern, latency_s=pattern.latency_s + LAUNCH_S)
-    return pattern, members, np.zeros(members.shape[1], dtype=np.int64)
+        load = loaded(way, kind.op, members, fabric)
+    return load, members, np.zeros(members.shape[1], dtype=np.int64)
 
 
 def _part(kind: FlowType, layout: Layout, fabric: Fabric) -> _Part:
-    pattern, members, roles = _pattern(kind, layout, fabric)
+    load, members, roles = _loaded(kind, layout, fabric)
+    pattern = load.pattern
     bytes_per_s = fabric.links.bytes_per_s[pattern.link]
-    work, lone_per_s = _alone(len(members), pattern.group, pattern.bytes_per_byte, bytes_per_s)
+    work = _work(len(members), pattern.group, pattern.bytes_per_byte, bytes_per_s)
     return _Part(
         latency_s=pattern.latency_s,
         work_per_byte=work,
-        limit_per_s=_limit(kind, members, fabric) * lone_per_s,
+        limit_per_s=np.where(work > 0, load.limit_bytes_per_s * np.where(work > 0, work, 1.0), np.inf),
         row_flow=pattern.group,
         row_link=pattern.link,
         row_load=pattern.bytes_per_byte / work[pattern.group],
@@ -197,22 +198,13 @@ def _numbered(parts: list[Ints], sizes: list[int]) -> Ints:
     return joined
 
 
-def _limit(kind: FlowType, members: Ints, fabric: Fabric) -> Floats:
-    """Share of its lone rate that each flow reaches at most: (flows,), inf where nothing but links limits it."""
-    node = fabric.node_of(members)
-    is_inside = (node == node[:, :1]).all(axis=1) & (kind.op != "send")
-    return np.where(is_inside, share_in_node(kind.op, members.shape[1]), np.inf)
-
-
-def _alone(num_flows: int, row_flow: Ints, row_load: Floats, row_bytes_per_s: Floats) -> tuple[Floats, Floats]:
-    """Load on the link that limits each flow alone (where several do, the greatest of their loads), and the progress/s
-    of the flow then; 0 and inf for control messages."""
+def _work(num_flows: int, row_flow: Ints, row_load: Floats, row_bytes_per_s: Floats) -> Floats:
+    """Load on the link that limits each flow alone (where several do, the greatest of their loads); 0 for control
+    messages."""
     time = row_load / row_bytes_per_s
     slowest = np.zeros(num_flows)
     np.maximum.at(slowest, row_flow, time)
     limiting = np.where(time >= slowest[row_flow] * (1 - 1e-9), row_load, 0.0)
     work = np.zeros(num_flows)
     np.maximum.at(work, row_flow, limiting)
-    rate = np.full(num_flows, np.inf)
-    np.divide(work, slowest, out=rate, where=slowest > 0)
-    return work, rate
+    return work

@@ -12,7 +12,8 @@ from typing import TypeAlias
 import numpy as np
 
 from sim.errors import SimError
-from sim.spec.conditions import built_fabric
+from sim.spec.background import loaded
+from sim.spec.degraded import degraded
 from sim.spec.layout import AXES, Layout, groups, layers_of_stages, num_stages
 from sim.spec.model import Model
 from sim.spec.scenario import Scenario, family
@@ -233,7 +234,7 @@ def _cables(scenario: Scenario) -> Mistakes:
     if not links:
         return
     try:
-        fabric = built_fabric(scenario)
+        fabric = degraded(scenario.topology.build(), links)
     except SimError as error:
         yield from _told(error)
         return
@@ -246,6 +247,18 @@ def _cables(scenario: Scenario) -> Mistakes:
         except SimError as error:
             told = dict(_told(error)) | told
     yield from told.items()
+
+
+@_rule("conditions", "topology")
+def _background(scenario: Scenario) -> Mistakes:
+    """Tiers and cables with a background load that do not exist."""
+    background = scenario.conditions.background
+    if not background:
+        return
+    try:
+        loaded(scenario.topology.build(), background)
+    except SimError as error:
+        yield from _told(error)
 
 
 def _told(error: SimError) -> Mistakes:

@@ -1,4 +1,4 @@
-"""What is not as the data sheet says: slow GPUs, degraded and broken cables, jitter of kernels."""
+"""What is not as the data sheet says: slow GPUs, bad cables, links that others use, jitter of kernels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from sim.spec.background import loaded
 from sim.spec.degraded import degraded
 from sim.spec.quantity import Spec
 from sim.spec.topology import Fabric, Floats
@@ -33,6 +34,7 @@ def _gpu_number(key: Any) -> Any:
 
 Speed = Annotated[float, Field(gt=0, le=MAX_SPEED)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Load = Annotated[float, Field(ge=0, lt=1)]
 Sigma = Annotated[float, Field(ge=0, le=MAX_SIGMA)]
 GpuNumber = Annotated[int, BeforeValidator(_gpu_number)]
 
@@ -52,7 +54,8 @@ class Conditions(Spec):
     """State of the GPUs and cables of a cluster, where it is not that of its data sheets.
 
     gpus: speed of the kernels of a GPU, 1 as on the data sheet.  links: share of its rate that a cable keeps in both
-    directions, 0 for a broken one; a cable is called by the names of its ends.
+    directions, 0 for a broken one; a cable is called by the names of its ends.  background: share of the rate of the
+    links of a tier, or of a cable, that others take all the time.
     """
 
     gpus: Annotated[
@@ -67,15 +70,17 @@ class Conditions(Spec):
         ),
     ] = Field(default_factory=dict)
     links: dict[str, Share] = Field(default_factory=dict)
+    background: dict[str, Load] = Field(default_factory=dict)
     jitter: Jitter = Jitter()
 
 
 def built_fabric(scenario: Scenario) -> Fabric:
-    """The scenario's topology as it is: built, with its degraded and broken cables.
+    """The scenario's topology as it is: built, with its degraded and broken cables, and as others leave it.
 
-    Raises SimError for a cable that does not exist.
+    Raises SimError for a cable or tier that does not exist.
     """
-    return degraded(scenario.topology.build(), scenario.conditions.links)
+    conditions = scenario.conditions
+    return loaded(degraded(scenario.topology.build(), conditions.links), conditions.background)
 
 
 def speeds(conditions: Conditions, num_gpus: int, seed: int) -> Floats:

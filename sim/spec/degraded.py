@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.errors import Problem, SimError
+from sim.spec.fabrics.paths import of_pairs, paths, together
+from sim.spec.fabrics.routing import Hashed
 from sim.spec.topology import Fabric, Ints, Links, Routes
 
 BROKEN_BYTES_PER_S = 1.0
@@ -38,7 +40,10 @@ def degraded(fabric: Fabric, links: Mapping[str, float]) -> Fabric:
     broken = np.zeros(len(rate), dtype=bool)
     broken[list(cable_by_link)] = True
     rate[broken] = BROKEN_BYTES_PER_S
-    return Degraded(fabric, replace(fabric.links, bytes_per_s=rate), broken, cable_by_link)
+    links_left = replace(fabric.links, bytes_per_s=rate)
+    if isinstance(fabric, Hashed):
+        return fabric.on(Degraded(fabric.whole, links_left, broken, cable_by_link))
+    return Degraded(fabric, links_left, broken, cable_by_link)
 
 
 @final
@@ -46,9 +51,10 @@ def degraded(fabric: Fabric, links: Mapping[str, float]) -> Fabric:
 class Degraded:
     """A Fabric with the links of another one at other rates, some of them broken.
 
-    A pair of GPUs whose bytes spread over spines loses the paths that cross a broken link; the others take their bytes
-    evenly, as equal-cost routing does. It does not shift bytes away from a slow link, nor does a GPU with a broken NIC
-    borrow another one's.
+    A pair of GPUs whose bytes spread over several paths loses those that cross a broken link; at each switch the others
+    take their bytes in proportion to what they had, as equal-cost routing does. No path is found that the whole fabric
+    does not use: bytes are not shifted away from a slow link, a GPU with a broken NIC does not borrow another one's,
+    and a torus does not go around a broken link.
 
     is_broken: (links,).  cable_by_link: name of each broken link's cable.
     """
@@ -85,32 +91,26 @@ class Degraded:
         return self._around(routes, is_hit, source, target)
 
     def _around(self, routes: Routes, is_hit: NDArray[np.bool_], source: Ints, target: Ints) -> Routes:
-        """A path over spines is the rows of a pair that meet at one spine: up to it and down from it."""
-        is_spread = routes.share < 1
         meets_broken = np.zeros(len(source), dtype=bool)
         meets_broken[routes.pair[is_hit]] = True
-        rows = np.flatnonzero(meets_broken[routes.pair] & is_spread)
-        pair, share = routes.pair[rows], routes.share[rows]
-        path = pair * (int(self._top.max()) + 1) + self._top[routes.link[rows]]
-        is_lost = np.isin(path, path[is_hit[rows]])
-        before = np.bincount(pair, weights=share, minlength=len(source))
-        after = np.bincount(pair[~is_lost], weights=share[~is_lost], minlength=len(source))
-        is_single = np.zeros(len(source), dtype=bool)
-        is_single[routes.pair[is_hit & ~is_spread]] = True
-        is_cut = is_single | ((before > 0) & (after == 0))
+        hit, others = of_pairs(routes, meets_broken)
+        some = paths(hit, self.links, source, target)
+        left = some.leads_on(~self.is_broken[hit.link])
+        has_way = np.zeros(some.num_places, dtype=bool)
+        has_way[some.tail[left]] = True
+        is_cut = np.zeros(len(source), dtype=bool)
+        is_cut[np.unique(hit.pair)] = ~has_way[some.start]
         if is_cut.any():
-            causes = is_hit & is_cut[routes.pair] & (~is_spread | ~is_single[routes.pair])
-            raise SimError(self._no_way(routes, np.flatnonzero(causes), source, target))
-        shares = routes.share.copy()
-        shares[rows] *= before[pair] / after[pair]
-        kept = np.ones(len(shares), dtype=bool)
-        kept[rows[is_lost]] = False
-        return Routes(routes.pair[kept], routes.link[kept], shares[kept], routes.latency_s)
+            raise SimError(self._no_way(routes, self._causes(routes, is_hit, is_cut), source, target))
+        around = some.split(np.where(left, hit.share, 0.0))
+        return together(others, around, around.latency_s)
 
-    @cached_property
-    def _top(self) -> Ints:
-        """The upper end of each link: its spine, where a path crosses one. Nodes are numbered tier by tier."""
-        return np.maximum(self.links.source, self.links.target)
+    def _causes(self, routes: Routes, is_hit: NDArray[np.bool_], is_cut: NDArray[np.bool_]) -> Ints:
+        """Rows that cut their pairs: a link that all bytes cross, where one is broken, else all that are."""
+        is_single = is_hit & (routes.share > 1 - 1e-9)
+        has_single = np.zeros(len(is_cut), dtype=bool)
+        has_single[routes.pair[is_single]] = True
+        return np.flatnonzero(is_hit & is_cut[routes.pair] & (is_single | ~has_single[routes.pair]))
 
     def _no_way(self, routes: Routes, causes: Ints, source: Ints, target: Ints) -> list[Problem]:
         """A problem for each broken cable that rows of `routes`, `causes`, cross, with the first pair that it cuts."""
@@ -134,8 +134,13 @@ def path_of(cable: str) -> str:
     return f"conditions.links.{cable}"
 
 
-def cables(fabric: Fabric, names: Collection[str]) -> dict[str, tuple[int, int]]:
-    """Numbers of the two links, one in each direction, of every cable. Raises SimError with every mistake."""
+def cables(
+    fabric: Fabric, names: Collection[str], path_of: Callable[[str], str] = path_of
+) -> dict[str, tuple[int, int]]:
+    """Numbers of the two links, one in each direction, of every cable. Raises SimError with every mistake.
+
+    path_of: where a scenario file has the name of a cable.
+    """
     if not names:
         return {}
     ends_by_name = {name: name.split("-") for name in names}

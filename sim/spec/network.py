@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sim.spec.quantity import Spec
+from typing import Literal
+
+from sim.spec.quantity import Count, Spec
 
 
 class Algorithms(Spec):
-    """Algorithm of each collective: a name of the registry, or `auto` for the one of NCCL's (ring, tree, pairwise)
-    that is fastest alone at the message's size."""
+    """Algorithm of each collective: a name of the registry, or `auto` for NCCL's choice at the message's size."""
 
     all_reduce: str = "auto"
     all_gather: str = "auto"
@@ -16,6 +17,12 @@ class Algorithms(Spec):
 
 
 class Network(Spec):
-    """How collectives run on the topology's links."""
+    """How collectives run on the topology's links.
+
+    protocol: NCCL's of all collectives (NCCL_PROTO), or `auto` for its choice at the message's size.  channels: number
+    of channels that NCCL expects to use when it chooses (NCCL_MAX_NCHANNELS), without it the generation's own.
+    """
 
     algorithms: Algorithms = Algorithms()
+    protocol: Literal["auto", "ll", "ll128", "simple"] = "auto"
+    channels: Count | None = None

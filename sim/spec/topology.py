@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.registry import Registry
+from sim.spec.fabrics.calibration import Nccl
 from sim.spec.sourced import Sourced
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Links:
     source, target: node numbers (GPUs are 0 .. num_gpus - 1, in rank order; switches and NICs come after).
     bytes_per_s: the rate that transfers achieve on the link (wire rate x the topology's efficiency).
     wire_bytes_per_s: the rate on the datasheet.  latency_s: time of one hop.  tier: index into `tiers`.
+    nccl: what collectives achieve on these links; None where nobody measured it.
     """
 
     source: Ints
@@ -38,6 +40,7 @@ class Links:
     latency_s: Floats
     tier: Ints
     tiers: tuple[str, ...]
+    nccl: Nccl | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -98,6 +101,12 @@ class FabricSpec(Sourced):
         raise NotImplementedError
 
 
+class Calibrated(FabricSpec):
+    """A family that NCCL's measured collectives can stand for; without `nccl`, only links and latencies count."""
+
+    nccl: Nccl | None = None
+
+
 FABRICS: Registry[type[FabricSpec]] = Registry("fabric family", "sim.spec.fabrics")
 
 
@@ -111,7 +120,7 @@ def graph(fabric: Fabric) -> nx.DiGraph:
 
     names = fabric.node_names()
     links = fabric.links
-    is_gpu_up = links.source < fabric.num_gpus
+    is_gpu_up = (links.source < fabric.num_gpus) & (links.target >= fabric.num_gpus)
     server_by_node = dict(enumerate(fabric.node_of(np.arange(fabric.num_gpus)).tolist()))
     ups = zip(links.target[is_gpu_up].tolist(), fabric.node_of(links.source[is_gpu_up]).tolist(), strict=True)
     server_by_node.update(ups)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from sim.program.stage import replication
 from sim.results.traffic import TrafficRow
+from sim.spec import background
 from sim.spec.conditions import Conditions
 from sim.spec.degraded import cables, path_of
 from sim.spec.layout import axis_sizes, edp, num_stages
@@ -91,5 +92,23 @@ def _conditions(conditions: Conditions, fabric: Fabric, idle_tiers: set[str]) ->
             yield path_of(cable), "share 1: as on the data sheet"
         elif tier in idle_tiers:
             yield path_of(cable), f"no traffic on {tier} links"
+    yield from _background(conditions, fabric, idle_tiers)
     if not (conditions.jitter.per_rank or conditions.jitter.per_operation):
         yield "seed", "nothing in a step is drawn at random (conditions.jitter is 0)"
+
+
+def _background(conditions: Conditions, fabric: Fabric, idle_tiers: set[str]) -> Iterator[tuple[str, str]]:
+    """Background load of nothing, on tiers without traffic, and on broken cables."""
+    shares = conditions.background
+    named = cables(fabric, background.loaded_cables(shares), path_of=background.path_of)
+    bad = cables(fabric, conditions.links)
+    broken = {min(links) for name, links in bad.items() if conditions.links[name] == 0}
+    for name, share in shares.items():
+        path = background.path_of(name)
+        tier = fabric.links.tiers[fabric.links.tier[named[name][0]]] if name in named else name
+        if share == 0 and (name not in named or not shares.get(tier)):
+            yield path, "share 0: nobody else uses it"
+        elif tier in idle_tiers:
+            yield path, f"no traffic on {tier} links"
+        elif name in named and min(named[name]) in broken:
+            yield path, "the cable is broken"

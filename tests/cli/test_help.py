@@ -9,7 +9,21 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from sim.cli import app, bench, calibrate, compare, listing, profile, run, schema, show, sweep, validate
+from sim.cli import (
+    app,
+    bench,
+    calibrate,
+    calibrate_collectives,
+    collective,
+    compare,
+    listing,
+    profile,
+    run,
+    schema,
+    show,
+    sweep,
+    validate,
+)
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "run": run.EXAMPLES,
@@ -18,10 +32,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "show": show.EXAMPLES,
     "list": listing.EXAMPLES,
     "schema": schema.EXAMPLES,
-    "calibrate": calibrate.EXAMPLES,
+    "collective": collective.EXAMPLES,
     "profile": profile.EXAMPLES,
     "bench engine": bench.EXAMPLES,
     **{f"validate {kind}": examples for kind, examples in validate.EXAMPLES.items()},
+    "calibrate gpu": calibrate.EXAMPLES,
+    "calibrate collectives": calibrate_collectives.EXAMPLES,
 }
 """Examples of each command."""
 HEAVY = ["numpy", "pandas", "matplotlib", "networkx", "pydantic", "yaml", "simpy", "jinja2", "rich"]
@@ -52,7 +68,7 @@ def test_a_command_is_listed_by_its_group(name: str):
     assert last in listed(*groups)
 
 
-@pytest.mark.parametrize("group", [[], ["bench"], ["validate"]])
+@pytest.mark.parametrize("group", [[], ["bench"], ["validate"], ["calibrate"]])
 def test_the_list_of_commands_cuts_no_summary(group: list[str]):
     output = CliRunner().invoke(app, [*group, "--help"]).output
     assert "..." not in output.split("Commands:")[1]
@@ -79,6 +95,13 @@ def test_an_example_is_understood(name: str, example: str):
         command = command.commands[word]
     with command.make_context(name, words[len(path) :]) as context:
         assert context.command is command
+
+
+def test_calibrate_without_the_name_of_a_command_is_that_of_a_gpu():
+    for words in (["nowhere"], ["gpu", "nowhere"]):
+        result = CliRunner().invoke(app, ["calibrate", *words])
+        assert result.exit_code == 2
+        assert result.stderr.startswith("no measurement of this GPU ships (got 'nowhere'")
 
 
 def test_no_command_shows_the_help():

@@ -46,7 +46,7 @@ def test_rings_between_nodes_stay_on_their_rails():
 
 
 def test_the_slowest_of_the_rings_between_nodes_decides_the_latency():
-    fabric = cluster("dgx-h100", nodes=2)
+    fabric = cluster("dgx-h100", nodes=2, pxn=False)
     pattern = ALGORITHMS["hierarchical"].pattern("all_reduce", np.array([[0, 1, 2, 8, 9, 11]]), fabric)
     # GPUs 2 and 11 are on different rails.
     expected = 2 * (2 * NVLINK_STEP_S + NETWORK_STEP_S + 2 * 0.3e-6)

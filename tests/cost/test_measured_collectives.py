@@ -1,5 +1,5 @@
-"""Lone collectives in a node against nccl-tests' sweeps: ai-dynamo/aiconfigurator, systems/data (Apache-2.0), medians
-of 64 MB to 512 MB. all_reduce on eight GPUs only where NVLS is not chosen (A100)."""
+"""Lone collectives against nccl-tests' sweeps: in a node ai-dynamo/aiconfigurator, systems/data (Apache-2.0), medians
+of 64 MB to 512 MB; between nodes NVIDIA/nccl-tests issue 309 and coreweave/nccl-tests."""
 
 from __future__ import annotations
 
@@ -11,31 +11,44 @@ import numpy as np
 import pytest
 import yaml
 
-from sim.cost.network_time import LAUNCH_S, choose, lone_time_s, pattern_of, share_in_node
+from sim.cost.network_time import lone_call
+from sim.spec.network import Network
 from sim.spec.topology import FABRICS, Fabric
 
 HERE = Path(__file__).parent
 GPUS = ("a100", "h100", "h200", "b200")
-TOLERANCE = {"a100": 0.055, "h100": 0.055, "h200": 0.06, "b200": 0.09}
-"""Measured 5.0, 5.1, 5.7 and 8.6 %, rounded up."""
+TOLERANCE = {"a100": 0.035, "h100": 0.05, "h200": 0.05, "b200": 0.061}
+"""Measured 3.3, 4.8, 4.95 and 6.0 %, rounded up."""
+
+BETWEEN = (
+    # nodes, bytes, bus rate of an all_reduce on DGX H100 with 8 x 400 Gbit/s, GB/s
+    (2, 2**24, 169.7),
+    (2, 2**27, 336.3),
+    (2, 2**30, 448.9),
+    (2, 2**34, 469.2),
+    (4, 2**24, 125.2),
+    (4, 2**27, 262.5),
+    (4, 2**30, 358.1),
+    (4, 2**34, 365.8),
+    (12, 2**29, 356.0),
+    (12, 2**31, 380.7),
+    (12, 2**33, 386.6),
+)
 
 
-def node(gpu: str) -> Fabric:
-    fields = yaml.safe_load((HERE.parents[1] / "topologies" / f"single-node-{gpu}.yaml").read_text())
-    return FABRICS[fields.pop("fabric")](**fields).build()
+def topology(name: str, **overrides: object) -> Fabric:
+    fields = yaml.safe_load((HERE.parents[1] / "topologies" / f"{name}.yaml").read_text())
+    return FABRICS[fields.pop("fabric")](**fields | overrides).build()
 
 
 def errors(gpu: str) -> list[float]:
-    fabric = node(gpu)
+    fabric = topology(f"single-node-{gpu}")
     found = []
     with (HERE / "measured_collectives.csv").open() as file:
         for row in csv.DictReader(file):
             if row["gpu"] == gpu:
-                op, members, nbytes = row["op"], np.arange(int(row["gpus"]))[None], float(row["size_bytes"])
-                pattern = pattern_of(choose(op, nbytes, members, fabric, "auto"), op, members, fabric)
-                latency_s = float(lone_time_s(pattern, 0.0, fabric)[0])
-                wire_s = float(lone_time_s(pattern, nbytes, fabric)[0]) - latency_s
-                time_s = LAUNCH_S + latency_s + wire_s / share_in_node(op, members.shape[1])
+                members, nbytes = np.arange(int(row["gpus"]))[None], float(row["size_bytes"])
+                time_s = float(lone_call(row["op"], nbytes, members, fabric, Network()).time_s[0])
                 found.append(time_s / (float(row["time_us"]) * 1e-6) - 1)
     return found
 
@@ -48,4 +61,15 @@ def test_large_calls_in_a_node_take_what_was_measured(gpu: str) -> None:
 
 
 def test_there_is_no_bias_over_all_gpus() -> None:
-    assert fmean(error for gpu in GPUS for error in errors(gpu)) == pytest.approx(-0.012, abs=0.005)
+    assert fmean(error for gpu in GPUS for error in errors(gpu)) == pytest.approx(0.005, abs=0.005)
+
+
+def test_calls_between_nodes_take_what_was_measured() -> None:
+    """Two and four nodes are what the lines were fitted to, twelve are not; mean 3.9 %, largest 11.2 %."""
+    found = []
+    for nodes, nbytes, measured in BETWEEN:
+        members = np.arange(8 * nodes)[None]
+        time_s = float(lone_call("all_reduce", nbytes, members, topology("dgx-h100", nodes=nodes), Network()).time_s[0])
+        found.append(measured * 1e9 / (2 * (8 * nodes - 1) / (8 * nodes) * nbytes / time_s) - 1)
+    assert fmean(map(abs, found)) < 0.05
+    assert max(map(abs, found)) < 0.12

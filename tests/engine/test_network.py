@@ -94,6 +94,9 @@ def test_a_lone_rate_is_that_of_the_slowest_link() -> None:
     assert lone_rates(flows([(0, 0, 1.0), (0, 1, 0.5)], [10.0, 2.0])).tolist() == [4.0]
 
 
+WIRE_BYTES_PER_BYTE = {"simple": 1.0, "ll128": 128 / 120, "ll": 2.0}
+"""NCCL's low-latency protocols send flags beside the data: 8 of 128 bytes, and 4 of 8."""
+
 CASES: list[dict[str, object]] = [
     {"layout.tp": 4, "layout.pp": 2, "layout.sequence_parallel": True, "layout.zero": 1},
     {"layout.tp": 2, "layout.order": "dp-cp-ep-tp-pp", "layout.zero": 3},
@@ -122,7 +125,8 @@ def test_links_carry_the_bytes_of_the_algorithms(small: Make, changes: dict[str,
             group = next(number for number, row in enumerate(members.tolist()) if set(row) == ranks)
             pattern = ALGORITHMS[kind.algorithm].pattern(kind.op, members[[group]], fabric)
             if not kind.is_control:
-                np.add.at(expected, pattern.link, payload.nbytes * pattern.bytes_per_byte)
+                wire_bytes = payload.nbytes * WIRE_BYTES_PER_BYTE[kind.protocol]
+                np.add.at(expected, pattern.link, wire_bytes * pattern.bytes_per_byte)
         else:
             source, target = whole.ranks[whole.rank[node]].rank, int(whole.receiver[node])
             routes = fabric.routes(np.array([source]), np.array([target]))
@@ -146,10 +150,20 @@ def test_a_deadlock_says_who_waits_for_whom(playing: Callable[..., Timeline]) ->
     assert "rank 1 1F1: F" in message
 
 
+UNMEASURED = {
+    "fabric": "single_node",
+    "name": "box",
+    "gpus_per_node": 8,
+    "nvlink": {"bandwidth": "450 GB/s", "efficiency": 0.82, "latency": "0.95 us"},
+    "sources": dict.fromkeys(("gpus_per_node", "nvlink.bandwidth", "nvlink.efficiency", "nvlink.latency"), "this test"),
+}
+"""A node whose collectives nobody measured."""
+
+
 def test_a_lone_call_takes_its_launch_its_steps_and_its_bytes(small: Make) -> None:
     """Ring all_reduce of 8 GPUs in a node: 14 us, 14 steps of 1.9 us, and 2 x 7/8 of 2 MiB at 16/17 of 82 % of
     450 GB/s."""
-    scenario = small({"layout.tp": 8, "network.algorithms.all_reduce": "ring"})
+    scenario = small({"topology": UNMEASURED, "layout.tp": 8, "network.algorithms.all_reduce": "ring"})
     timeline = play(lower(scenario, scenario.topology.build(), "folded"), scenario.gpu)
     program = timeline.program
     activation = next(

@@ -1,8 +1,14 @@
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.engine.sharing import fair_rates
+from sim.program.lower import lower
+from sim.spec.conditions import built_fabric
+from sim.spec.scenario import Scenario
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -21,8 +27,8 @@ def cases(draw: st.DrawFn) -> Case:
     return flow, link, np.array(list(rows.values())), np.array(capacity), np.array(limit)
 
 
-@given(cases())
-def test_every_flow_is_at_its_limit_or_has_a_full_link_on_which_nobody_is_faster(case: Case) -> None:
+def check_bottlenecks(case: Case) -> None:
+    """Every flow is at its limit or has a full link on which nobody is faster, and no link is over-full."""
     flow, link, load, capacity, limit = case
     rate = fair_rates(*case)
     used = np.bincount(link, weights=load * rate[flow], minlength=len(capacity))
@@ -32,6 +38,40 @@ def test_every_flow_is_at_its_limit_or_has_a_full_link_on_which_nobody_is_faster
         mine = link[flow == number]
         full = [one for one in mine if used[one] >= capacity[one] * (1 - 1e-6)]
         assert any(rate[number] >= rate[flow[link == one]].max() * (1 - 1e-6) for one in full)
+
+
+@given(cases())
+def test_every_flow_is_at_its_limit_or_has_a_full_link_on_which_nobody_is_faster(case: Case) -> None:
+    check_bottlenecks(case)
+
+
+@pytest.mark.parametrize("topology", ["dgx-h100", "fat-tree-a100-4nic", "fat-tree-h100-2to1"])
+@pytest.mark.parametrize("order", ["tp-cp-ep-dp-pp", "dp-tp-cp-ep-pp", "pp-tp-cp-ep-dp"])
+def test_so_has_every_collective_of_a_step_whatever_runs_beside_it(
+    topology: str, order: str, small: Callable[[dict[str, object]], Scenario]
+) -> None:
+    """Loads of real algorithms and hops, any of them at once."""
+    scenario = small(
+        {
+            "topology": {"use": topology, "nodes": 3},
+            "model.num_layers": 6,
+            "layout.tp": 2,
+            "layout.cp": 2,
+            "layout.pp": 3,
+            "layout.order": order,
+            "layout.zero": 1,
+            "conditions.background": {"nic": 0.3, "gpu1-nvswitch0": 0.5},
+        }
+    )
+    flows = lower(scenario, built_fabric(scenario), "full").flows
+    loading = np.unique(flows.row_flow)
+    rng = np.random.default_rng(0)
+    for size in rng.integers(1, len(loading) + 1, 20).tolist():
+        running = np.sort(rng.choice(loading, size, replace=False))
+        rows = np.flatnonzero(np.isin(flows.row_flow, running))
+        number = np.searchsorted(running, flows.row_flow[rows])
+        limit = flows.limit_per_s[running]
+        check_bottlenecks((number, flows.row_link[rows], flows.row_load[rows], flows.link_bytes_per_s, limit))
 
 
 @given(cases(), st.integers(2, 5))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import matplotlib as mpl
@@ -184,6 +185,26 @@ def test_other_fabrics_are_drawn_too(small, topology, layout):
     text = " ".join(artist.get_text() for artist in axes.texts)
     assert "NVLink" in text
     assert ("leaf to spine" in text) is (topology != "single-node-h100")
+
+
+@pytest.mark.parametrize(
+    ("topology", "tiers"),
+    [
+        ({"use": "llama3-h100-roce", "nodes": 8, "leaves_per_pod": 2}, ["leaf to spine", "spine to core"]),
+        ({"use": "deepseek-v3-planes", "nodes": 2, "nics_per_gpu": 2}, ["NIC to leaf", "leaf to spine"]),
+        ({"use": "polaris", "nodes": 128}, ["router to router of a group", "group to group"]),
+        ({"use": "pcie-a100-2nic", "nodes": 2}, ["pcie, gpu to pcieswitch", "host, pcieswitch to root"]),
+        ("tpu-v5p-4x4x4", ["x, gpu to gpu", "z, gpu to gpu"]),
+        ("single-node-mi300x", ["direct, gpu to gpu"]),
+    ],
+)
+def test_every_family_of_fabrics_is_drawn(small, topology, tiers):
+    simulation = run(small({"topology": topology, "training.global_batch": 512}))
+    (axes,) = _draw("topology", [simulation]).axes
+    text = " ".join(artist.get_text() for artist in axes.texts)
+    assert all(tier in text for tier in tiers)
+    notes = sorted(artist.get_position()[1] for artist in axes.texts if "on each of" in artist.get_text())
+    assert all(high - low > 0.5 for low, high in itertools.pairwise(notes))
 
 
 def test_an_interleaved_pipeline_is_drawn(small):

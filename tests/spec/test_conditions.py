@@ -111,6 +111,7 @@ def test_a_dump_loads_as_the_same_conditions(here, written):
     assert document["conditions"] == {
         "gpus": {"3": 0.8},
         "links": {"gpu0-nvswitch0": 0.5},
+        "background": {},
         "jitter": {"per_rank": 0.02, "per_operation": 0.0},
     }
     del document["variant"]
@@ -140,7 +141,10 @@ NUMBERED_SPEED = "x.yaml:32:21: conditions.gpus.3: "
             "x.yaml:32:21: conditions.gpus.03: wrong value (got '03', allowed the number of a GPU, from 0)",
         ),
         ("conditions: {gpus: {8: 1}}", "x.yaml:32:21: conditions.gpus.8: no such GPU (got 8, allowed 0 .. 7)"),
-        ("conditions: {gpu: {}}", "x.yaml:32:14: conditions.gpu: unknown key (got 'gpu', allowed gpus, links, jitter"),
+        (
+            "conditions: {gpu: {}}",
+            "x.yaml:32:14: conditions.gpu: unknown key (got 'gpu', allowed gpus, links, background",
+        ),
         (
             "conditions: {links: {gpu0-nvswitch0: 2}}",
             "x.yaml:32:22: conditions.links.gpu0-nvswitch0: out of range (got 2, allowed <= 1.0)",
@@ -225,7 +229,7 @@ ODD_NODES = {
 
 def test_a_broken_cable_that_only_some_algorithms_need_is_refused_by_the_step(written):
     """Replicas 0, 2 and 4 lie unevenly on two nodes, so that GPU 0 may leave the way out to GPU 2."""
-    scenario = written("conditions: {links: {gpu0-nic0: 0}}", ODD_NODES)
+    scenario = written("conditions: {links: {gpu0-nic0: 0}}", ODD_NODES | {"topology.pxn": False})
     with pytest.raises(SimError) as caught:
         lower(scenario, built_fabric(scenario), "folded")
     (problem,) = caught.value.problems

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,15 +13,19 @@ from hypothesis import strategies as st
 
 from sim.errors import SimError
 from sim.spec.degraded import BROKEN_BYTES_PER_S, Degraded, cables, degraded
+from sim.spec.fabrics.graph import Shortest
+from sim.spec.fabrics.routing import Hashed
 from sim.spec.topology import FABRICS, Fabric, Routes
 
 SPINES = 4
 PORT = {"bandwidth": 100e9, "efficiency": 0.5, "latency": 1e-6}
 
 
-def rails(nodes: int = 4, spines: int = SPINES, gpus: int = 2, nodes_per_unit: int = 2) -> Fabric:
-    """Four nodes of two GPUs, two nodes a unit: leaf u x 2 + r is rail r of unit u; GPU i has NIC i."""
+def rails(nodes: int = 4, spines: int = SPINES, gpus: int = 2, nodes_per_unit: int = 2, **routing: object) -> Fabric:
+    """Four nodes of two GPUs, two nodes a unit: leaf u x 2 + r is rail r of unit u; GPU i has NIC i. Without PXN."""
     fields = {
+        "pxn": False,
+        **routing,
         "nodes": nodes,
         "gpus_per_node": gpus,
         "nodes_per_unit": nodes_per_unit,
@@ -220,3 +226,159 @@ def test_a_broken_cable_of_a_large_cluster_costs_little():
     taken_s = time.perf_counter() - start
     assert np.bincount(routes.pair, weights=routes.share) == pytest.approx(6.0)
     assert taken_s < 1
+
+
+def family(name: str, **fields: object) -> Fabric:
+    """A fabric of another family; every port is alike."""
+    own = FABRICS[name].model_fields
+    ports = {key: PORT for key in ("nvlink", "pcie", "nic", "host", "link", "local_link", "global_link") if key in own}
+    tier = {"count": 2, "oversubscription": 1, "efficiency": 0.5, "latency": 1e-6}
+    ports |= {key: tier for key in ("spine", "core") if key in own}
+    counts = [key for key, value in fields.items() if isinstance(value, int) and key not in FABRICS[name].chosen]
+    counts = [key for key in counts if not isinstance(fields[key], bool)]
+    return FABRICS[name](name=name, sources=dict.fromkeys([*counts, *ports], "this test"), **ports, **fields).build()
+
+
+THREE_TIERS = family("three_tier", nodes=4, gpus_per_node=1, nics_per_node=1, nodes_per_leaf=1, leaves_per_pod=2)
+UPLINKS = [
+    *(f"leaf{leaf}-spine{leaf // 2 * 2 + spine}" for leaf in range(4) for spine in range(2)),
+    *(f"spine{spine}-core{spine % 2 * 2 + core}" for spine in range(4) for core in range(2)),
+]
+
+
+def loads(routes: Routes, fabric: Fabric) -> np.ndarray:
+    """Share of each pair's bytes on each link, (pairs, links)."""
+    found = np.zeros((len(routes.latency_s), len(fabric.links)))
+    np.add.at(found, (routes.pair, routes.link), routes.share)
+    return found
+
+
+@given(st.sets(st.sampled_from(UPLINKS), min_size=1))
+@settings(deadline=None)
+def test_three_tiers_split_evenly_over_the_shortest_paths_that_are_left(broken):
+    """Against a walk over the links that hold; where it finds only a longer way, there is none here."""
+    fabric = degraded(THREE_TIERS, dict.fromkeys(broken, 0.0))
+    assert isinstance(fabric, Degraded)
+    kept = np.flatnonzero(~fabric.is_broken)
+    columns = ("source", "target", "bytes_per_s", "wire_bytes_per_s", "latency_s", "tier")
+    left = replace(fabric.links, **{name: getattr(fabric.links, name)[kept] for name in columns})
+    whole = Shortest(fabric.links, len(fabric.node_names()))
+    for source, target in itertools.permutations(range(4), 2):
+        ends = np.array([source]), np.array([target])
+        expected = Shortest(left, whole.num_nodes).routes(*ends)
+        expected = replace(expected, link=kept[expected.link])
+        hops, hops_whole = expected.share.sum(), whole.routes(*ends).share.sum()
+        if hops < 1 or hops > hops_whole + 0.5:
+            with pytest.raises(SimError, match=f"gpu{source} has no other way to gpu{target}"):
+                fabric.routes(*ends)
+        else:
+            found = fabric.routes(*ends)
+            assert loads(found, fabric) == pytest.approx(loads(expected, fabric), rel=1e-12)
+            assert found.latency_s == pytest.approx(expected.latency_s)
+
+
+def test_a_gpu_with_two_ports_sends_all_over_the_one_that_is_left():
+    planes = family(
+        "multi_plane",
+        nodes=2,
+        gpus_per_node=1,
+        nics_per_gpu=2,
+        ports_per_nic=1,
+        nodes_per_unit=1,
+        rails_share_planes=True,
+    )
+    names = planes.node_names()
+    routes = pair(degraded(planes, {"nic1-leaf1": 0.0}), 0, 1)
+    crossed = {names[end] for end in planes.links.target[routes.link].tolist()}
+    assert crossed == {"nic0", "leaf0", "spine0", "spine1", "leaf2", "nic2", "gpu1"}
+    assert np.bincount(routes.pair, weights=routes.share) == pytest.approx(6.0)
+
+
+def test_a_torus_goes_the_other_way_at_half_distance_and_nowhere_else():
+    torus = family("torus", shape=(4, 3), wrap_around=(True, True))
+    broken = degraded(torus, {"gpu0-gpu1": 0.0})
+    routes = pair(broken, 0, 2)
+    assert routes.share.tolist() == [1.0, 1.0]
+    assert set(broken.links.target[routes.link].tolist()) == {3, 2}
+    assert refusal(torus, {"gpu0-gpu1": 0.0}, 0, 1) == [
+        "conditions.links.gpu0-gpu1: broken, and gpu0 has no other way to gpu1 (got 0, allowed > 0)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "cable", "target"),
+    [
+        ("ring", {"gpus": 5}, "gpu0-gpu1", 1),
+        ("fully_connected", {"gpus": 3}, "gpu0-gpu1", 1),
+        (
+            "dragonfly",
+            {
+                "nodes": 4,
+                "gpus_per_node": 1,
+                "nics_per_node": 1,
+                "nodes_per_router": 1,
+                "routers_per_group": 2,
+                "cables_per_pair": 1,
+            },
+            "router0-router1",
+            1,
+        ),
+        (
+            "pcie_hosts",
+            {"nodes": 1, "gpus_per_node": 4, "gpus_per_switch": 2, "nics_per_node": 1, "nodes_per_leaf": 1},
+            "pcieswitch0-root0",
+            2,
+        ),
+    ],
+)
+def test_other_families_say_where_there_is_no_other_way(name, fields, cable, target):
+    (told,) = refusal(family(name, **fields), {cable: 0.0}, 0, target)
+    assert told.startswith(f"conditions.links.{cable}: broken, and gpu0 has no other way to gpu{target}")
+
+
+def test_a_dragonfly_takes_the_other_cables_between_two_groups():
+    shape = {"nodes": 6, "gpus_per_node": 1, "nics_per_node": 1, "nodes_per_router": 1, "routers_per_group": 3}
+    fabric = family("dragonfly", **shape, cables_per_pair=2)
+    names = fabric.node_names()
+
+    def cables_used(some: Fabric) -> set[str]:
+        """From router 2, which has no cable of its own, to router 5, which has none either."""
+        links = some.links
+        far = [link for link in pair(some, 2, 5).link.tolist() if links.tiers[links.tier[link]] == "global"]
+        return {f"{names[links.source[link]]}-{names[links.target[link]]}" for link in far}
+
+    both = cables_used(fabric)
+    assert len(both) == 2
+    for cable in both:
+        assert cables_used(degraded(fabric, {cable: 0.0})) == both - {cable}
+
+
+def test_a_hash_moves_only_pairs_that_lost_their_path_to_the_spines_that_are_left():
+    whole = rails(nodes=8, routing="ecmp")
+    broken = degraded(whole, {"leaf0-spine1": 0.0})
+    assert isinstance(broken, Hashed)
+    source, target = (each.ravel() for each in np.indices((16, 16)))
+    before, after = (loads(fabric.routes(source, target), fabric) for fabric in (whole, broken))
+    assert set(after[after > 0].tolist()) == {1.0}
+    links = whole.links
+    names = whole.node_names()
+    lost = [
+        link
+        for link in range(len(links))
+        if {names[links.source[link]], names[links.target[link]]} == {"leaf0", "spine1"}
+    ]
+    assert before[:, lost].any()
+    assert not after[:, lost].any()
+    spread = rails(nodes=8).routes(source, target)
+    could = np.zeros(len(source), dtype=bool)
+    could[spread.pair[np.isin(spread.link, lost)]] = True
+    assert (before[~could] == after[~could]).all()
+    assert after.sum(axis=1) == pytest.approx(before.sum(axis=1))
+
+
+def test_a_broken_cable_of_pxn_is_gone_around_on_the_target_s_rail():
+    fabric = rails(pxn=True)
+    found = pair(degraded(fabric, {"leaf1-spine0": 0.0}), 0, 5)
+    names = fabric.node_names()
+    crossed = {names[end] for end in fabric.links.target[found.link].tolist()}
+    assert crossed == {"nvswitch0", "gpu1", "nic1", "leaf1", "spine1", "spine2", "spine3", "leaf3", "nic5", "gpu5"}

@@ -21,9 +21,27 @@ NETWORK = {
     "nic": {"bandwidth": 20 * GB, "efficiency": 0.5, "latency": 4e-6},
     "pcie": {"bandwidth": 60 * GB, "efficiency": 0.5, "latency": 2e-6},
     "spine": {"count": 2, "oversubscription": 2, "efficiency": 0.5, "latency": 0.5e-6},
+    "core": {"count": 2, "oversubscription": 1, "efficiency": 0.5, "latency": 0.5e-6},
+    **dict.fromkeys(("nvlink", "host", "link", "local_link", "global_link"), PORT),
 }
 
-SHAPES: dict[str, list[dict[str, int]]] = {
+PLANES = {"nodes": 4, "gpus_per_node": 2, "nics_per_gpu": 2, "nodes_per_unit": 2}
+GROUPS = {
+    "gpus_per_node": 2,
+    "nics_per_node": 1,
+    "nodes_per_router": 2,
+    "routers_per_group": 3,
+    "cables_per_pair": 1,
+}
+TREE = {
+    "nodes": [{"id": f"{kind}{n}", "kind": kind} for kind, count in (("gpu", 4), ("hub", 3)) for n in range(count)],
+    "edges": [
+        {"source": f"{kind}{n}", "target": f"hub{above}", **PORT}
+        for kind, n, above in [*(("gpu", n, n // 2) for n in range(4)), ("hub", 0, 2), ("hub", 1, 2)]
+    ],
+}
+
+SHAPES: dict[str, list[dict[str, Any]]] = {
     "single_node": [{"gpus_per_node": 1}, {"gpus_per_node": 8}],
     "rail_optimized": [
         {"nodes": 4, "gpus_per_node": 3, "nodes_per_unit": 2},
@@ -40,17 +58,36 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {"racks": 2, "trays_per_rack": 3, "gpus_per_tray": 2, "racks_per_unit": 1},
         {"racks": 3, "trays_per_rack": 2, "gpus_per_tray": 4, "racks_per_unit": 2},
     ],
+    "three_tier": [
+        {"nodes": 8, "gpus_per_node": 2, "nics_per_node": 2, "nodes_per_leaf": 2, "leaves_per_pod": 2},
+        {"nodes": 7, "gpus_per_node": 4, "nics_per_node": 2, "nodes_per_leaf": 2, "leaves_per_pod": 3},
+    ],
+    "multi_plane": [
+        {**PLANES, "ports_per_nic": 2, "rails_share_planes": True},
+        {**PLANES, "ports_per_nic": 1, "rails_share_planes": False, "nodes": 5},
+    ],
+    "torus": [
+        {"shape": (4, 3), "wrap_around": (True, True)},
+        {"shape": (4, 3, 2), "wrap_around": (False, True, True)},
+    ],
+    "ring": [{"gpus": 7}],
+    "fully_connected": [{"gpus": 6}],
+    "dragonfly": [{**GROUPS, "nodes": 18}, {**GROUPS, "nodes": 11}],
+    "pcie_hosts": [
+        {"nodes": 4, "gpus_per_node": 4, "gpus_per_switch": 2, "nics_per_node": 1, "nodes_per_leaf": 2},
+        {"nodes": 3, "gpus_per_node": 8, "gpus_per_switch": 2, "nics_per_node": 4, "nodes_per_leaf": 2},
+    ],
+    "graph": [{"gpus_per_node": 2, "graph": TREE}],
 }
 """Even fabrics, and odd ones: an odd number of nodes, a last leaf that is half empty."""
 
 
-def build(family: str, **shape: int) -> Fabric:
-    fields: dict[str, Any] = {"name": family, "nvlink": PORT, **shape}
-    if family != "single_node":
-        fields |= NETWORK
-    nested = [f"{port}.{key}" for port, value in fields.items() if isinstance(value, dict) for key in value]
-    flat = [key for key in shape if key not in ("nodes", "racks")]
-    return FABRICS[family](sources=dict.fromkeys([*flat, *nested], "this test"), **fields).build()
+def build(family: str, **shape: Any) -> Fabric:
+    own = FABRICS[family].model_fields
+    fields: dict[str, Any] = {key: value for key, value in NETWORK.items() if key in own}
+    unsourced = {*FABRICS[family].chosen, "wrap_around", "rails_share_planes"}
+    sourced = [key for key in {**fields, **shape} if key not in unsourced]
+    return FABRICS[family](name=family, sources=dict.fromkeys(sourced, "this test"), **fields, **shape).build()
 
 
 @dataclass(frozen=True, eq=False)

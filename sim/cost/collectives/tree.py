@@ -88,7 +88,7 @@ class Tree:
         if is_rooted:
             parents = _under_first_node(parents)
         chain, number = _chain_edges(num_nodes, per_node, is_rooted=is_rooted)
-        down = joined([chain, _tree_edges(parents, per_node)])
+        down = joined([chain, tree_edges(parents, per_node)])
         return _Trees(blocks.reshape(members.shape), down, number, parents, is_rooted)
 
 
@@ -159,7 +159,7 @@ def _chain_edges(num_nodes: int, per_node: int, *, is_rooted: bool) -> tuple[Edg
     return Edges(kept, target, count[kept] / per_node), np.cumsum(count > 0)[source] - 1
 
 
-def _tree_edges(parents: Ints, per_node: int) -> Edges:
+def tree_edges(parents: Ints, per_node: int) -> Edges:
     """From each parent to its child, (edges of both trees, k), S / 2k each."""
     tree, child = np.nonzero(parents >= 0)
     position = np.arange(per_node)
@@ -174,19 +174,30 @@ def _longest_way_s(chain_step_s: Floats, tree_edge_s: Floats, parents: Ints, *, 
     chain_step_s: (groups, nodes, k, k - 1).  tree_edge_s: (groups, edges of both trees x k).
     """
     num_groups, num_nodes, per_node = chain_step_s.shape[:3]
+    first_s = np.zeros((num_groups, NUM_TREES, num_nodes, per_node))
+    if is_rooted:
+        first_s[:, :, 1:, 1:] += chain_step_s[:, 0, 0].cumsum(axis=1)[:, None, None]
+    way_s = first_s + way_up_s(tree_edge_s, parents, per_node)
+    longest: Floats = (way_s + chain_step_s.sum(axis=3)[:, None]).max(axis=(1, 2, 3))
+    return longest
+
+
+def way_up_s(tree_edge_s: Floats, parents: Ints, per_node: int) -> Floats:
+    """Latency between each head and the root of each of its trees: (groups, trees, nodes, k).
+
+    tree_edge_s: of `tree_edges`, (groups, edges).
+    """
+    num_groups, num_nodes = len(tree_edge_s), parents.shape[1]
     tree, child = np.nonzero(parents >= 0)
     up_s = np.zeros((num_groups, NUM_TREES, num_nodes, per_node))
     up_s[:, tree, child] = tree_edge_s.reshape(num_groups, len(child), per_node)
     way_s = np.zeros_like(up_s)
-    if is_rooted:
-        way_s[:, :, 1:, 1:] += chain_step_s[:, 0, 0].cumsum(axis=1)[:, None, None]
     parent_or_self = np.where(parents < 0, np.arange(num_nodes), parents)
     at = np.tile(np.arange(num_nodes), (NUM_TREES, 1))
     while (np.take_along_axis(parents, at, axis=1) >= 0).any():
         way_s += up_s[:, np.arange(NUM_TREES)[:, None], at]
         at = np.take_along_axis(parent_or_self, at, axis=1)
-    longest: Floats = (way_s + chain_step_s.sum(axis=3)[:, None]).max(axis=(1, 2, 3))
-    return longest
+    return way_s
 
 
 ALGORITHMS.register("tree")(Tree())

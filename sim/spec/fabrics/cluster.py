@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, final
 
 import numpy as np
 from pydantic import Field
 
+from sim.spec.fabrics.calibration import Nccl
 from sim.spec.quantity import BytesPerSecond, Count, Fraction, Seconds, Spec
 from sim.spec.topology import Floats, Ints, Links, Routes
 
@@ -164,7 +165,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """Links of one tier in one direction (the other direction swaps the ends)."""
 
     lower: Ints
@@ -174,13 +175,15 @@ class _Block:
     latency_s: float
 
 
-def cluster(num_nodes: int, gpus_per_node: int, nvlink: Port, scale_out: ScaleOut | None = None) -> Cluster:
+def cluster(
+    num_nodes: int, gpus_per_node: int, nvlink: Port, scale_out: ScaleOut | None = None, *, nccl: Nccl | None = None
+) -> Cluster:
     """Tables of `num_nodes` nodes; one node needs no network between nodes."""
     assert scale_out is not None or num_nodes == 1, "several nodes without a network"
     num_gpus = num_nodes * gpus_per_node
     gpus = np.arange(num_gpus)
     blocks = [
-        _Block(gpus, num_gpus + gpus // gpus_per_node, nvlink.bytes_per_s, nvlink.efficiency, nvlink.latency_s),
+        Block(gpus, num_gpus + gpus // gpus_per_node, nvlink.bytes_per_s, nvlink.efficiency, nvlink.latency_s),
     ]
     nic_of_gpu = leaf_of_nic = np.zeros(0, dtype=np.int64)
     num_spines = 0
@@ -189,7 +192,7 @@ def cluster(num_nodes: int, gpus_per_node: int, nvlink: Port, scale_out: ScaleOu
         blocks += _scale_out_blocks(scale_out, gpus, num_gpus + num_nodes)
     return Cluster(
         gpus_per_node=gpus_per_node,
-        links=_links(blocks),
+        links=replace(links_of(blocks, TIERS[: len(blocks)]), nccl=nccl),
         nic_of_gpu=nic_of_gpu,
         leaf_of_nic=leaf_of_nic,
         num_nodes=num_nodes,
@@ -198,7 +201,7 @@ def cluster(num_nodes: int, gpus_per_node: int, nvlink: Port, scale_out: ScaleOu
     )
 
 
-def _scale_out_blocks(network: ScaleOut, gpus: Ints, first_nic: int) -> list[_Block]:
+def _scale_out_blocks(network: ScaleOut, gpus: Ints, first_nic: int) -> list[Block]:
     pcie, nic, spine = network.pcie, network.nic, network.spine
     num_nics = len(network.leaf_of_nic)
     first_leaf = first_nic + num_nics
@@ -206,15 +209,15 @@ def _scale_out_blocks(network: ScaleOut, gpus: Ints, first_nic: int) -> list[_Bl
     leaves = np.repeat(np.arange(num_leaves), spine.count)
     spines = np.tile(np.arange(spine.count), num_leaves)
     return [
-        _Block(gpus, first_nic + network.nic_of_gpu, pcie.bytes_per_s, pcie.efficiency, pcie.latency_s),
-        _Block(
+        Block(gpus, first_nic + network.nic_of_gpu, pcie.bytes_per_s, pcie.efficiency, pcie.latency_s),
+        Block(
             first_nic + np.arange(num_nics),
             first_leaf + network.leaf_of_nic,
             nic.bytes_per_s,
             nic.efficiency,
             nic.latency_s,
         ),
-        _Block(
+        Block(
             first_leaf + leaves,
             first_leaf + num_leaves + spines,
             network.uplink_bytes_per_s,
@@ -224,7 +227,8 @@ def _scale_out_blocks(network: ScaleOut, gpus: Ints, first_nic: int) -> list[_Bl
     ]
 
 
-def _links(blocks: list[_Block]) -> Links:
+def links_of(blocks: list[Block], tiers: tuple[str, ...]) -> Links:
+    """Columns of the links: of each block those from lower to upper ends, then those back; a block is a tier."""
     sizes = [2 * len(block.lower) for block in blocks]
 
     def column(values: list[float]) -> Floats:
@@ -237,5 +241,5 @@ def _links(blocks: list[_Block]) -> Links:
         wire_bytes_per_s=column([block.bytes_per_s for block in blocks]),
         latency_s=column([block.latency_s for block in blocks]),
         tier=np.repeat(np.arange(len(blocks)), sizes),
-        tiers=TIERS[: len(blocks)],
+        tiers=tiers,
     )

@@ -7,13 +7,14 @@ from typing import Self
 import numpy as np
 from pydantic import model_validator
 
-from sim.spec.fabrics.cluster import Cluster, Port, ScaleOut, SpineTier, check_size, cluster
+from sim.spec.fabrics.cluster import Port, ScaleOut, SpineTier, check_size, cluster
+from sim.spec.fabrics.routing import Switched
 from sim.spec.quantity import Count
-from sim.spec.topology import FABRICS, FabricSpec
+from sim.spec.topology import FABRICS, Calibrated, Fabric
 
 
 @FABRICS.register("fat_tree")
-class FatTree(FabricSpec):
+class FatTree(Switched, Calibrated):
     """Nodes with `nics_per_node` NICs, each shared by neighbouring GPUs; `nodes_per_leaf` nodes share a leaf switch."""
 
     nodes: Count
@@ -34,7 +35,7 @@ class FatTree(FabricSpec):
         check_size(self.nodes * self.gpus_per_node, -(-self.nodes // self.nodes_per_leaf), self.spine.count)
         return self
 
-    def build(self) -> Cluster:
+    def build(self) -> Fabric:
         """GPU i uses NIC i // (gpus_per_node / nics_per_node); node j hangs on leaf j // nodes_per_leaf."""
         nics = np.arange(self.nodes * self.nics_per_node)
         scale_out = ScaleOut(
@@ -45,4 +46,4 @@ class FatTree(FabricSpec):
             nic=self.nic,
             spine=self.spine,
         )
-        return cluster(self.nodes, self.gpus_per_node, self.nvlink, scale_out)
+        return self.routed(cluster(self.nodes, self.gpus_per_node, self.nvlink, scale_out, nccl=self.nccl))

@@ -7,13 +7,14 @@ from typing import Self
 import numpy as np
 from pydantic import model_validator
 
-from sim.spec.fabrics.cluster import Cluster, Port, ScaleOut, SpineTier, check_size, cluster
+from sim.spec.fabrics.cluster import Port, ScaleOut, SpineTier, check_size, cluster
+from sim.spec.fabrics.routing import Switched
 from sim.spec.quantity import Count
-from sim.spec.topology import FABRICS, FabricSpec
+from sim.spec.topology import FABRICS, Calibrated, Fabric
 
 
 @FABRICS.register("nvl72")
-class Nvl72(FabricSpec):
+class Nvl72(Switched, Calibrated):
     """Racks of trays. All GPUs of a rack share its NVSwitches, so that a rack is one node to the collectives.
 
     Every GPU has its own NIC; the r-th GPU of each tray is on rail r, and `racks_per_unit` racks share the leaf of a
@@ -37,7 +38,7 @@ class Nvl72(FabricSpec):
         )
         return self
 
-    def build(self) -> Cluster:
+    def build(self) -> Fabric:
         """NIC i belongs to GPU i; leaf u x gpus_per_tray + r is rail r of unit u."""
         gpus_per_rack = self.trays_per_rack * self.gpus_per_tray
         nics = np.arange(self.racks * gpus_per_rack)
@@ -50,4 +51,4 @@ class Nvl72(FabricSpec):
             nic=self.nic,
             spine=self.spine,
         )
-        return cluster(self.racks, gpus_per_rack, self.nvlink, scale_out)
+        return self.routed(cluster(self.racks, gpus_per_rack, self.nvlink, scale_out, nccl=self.nccl))

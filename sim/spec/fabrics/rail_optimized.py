@@ -7,16 +7,19 @@ from typing import Self
 import numpy as np
 from pydantic import model_validator
 
-from sim.spec.fabrics.cluster import Cluster, Port, ScaleOut, SpineTier, check_size, cluster
+from sim.spec.fabrics.cluster import Port, ScaleOut, SpineTier, check_size, cluster
+from sim.spec.fabrics.pxn import over_nvlink
+from sim.spec.fabrics.routing import Switched
 from sim.spec.quantity import Count
-from sim.spec.topology import FABRICS, FabricSpec
+from sim.spec.topology import FABRICS, Calibrated, Fabric
 
 
 @FABRICS.register("rail_optimized")
-class RailOptimized(FabricSpec):
+class RailOptimized(Switched, Calibrated):
     """Nodes with one NIC for each GPU. A scalable unit of `nodes_per_unit` nodes has one leaf for each rail.
 
-    GPUs of equal position in their nodes meet at one leaf; traffic between rails or units crosses a spine.
+    GPUs of equal position in their nodes meet at one leaf; traffic between units crosses a spine. Traffic between rails
+    crosses NVLink to the target's rail (pxn, as NCCL), or else a spine.
     """
 
     nodes: Count
@@ -26,6 +29,7 @@ class RailOptimized(FabricSpec):
     pcie: Port
     nic: Port
     spine: SpineTier
+    pxn: bool = True
 
     @model_validator(mode="after")
     def _fits_in_memory(self) -> Self:
@@ -33,7 +37,7 @@ class RailOptimized(FabricSpec):
         check_size(self.nodes * self.gpus_per_node, num_units * self.gpus_per_node, self.spine.count)
         return self
 
-    def build(self) -> Cluster:
+    def build(self) -> Fabric:
         """NIC i belongs to GPU i; leaf u x gpus_per_node + r is rail r of unit u."""
         nics = np.arange(self.nodes * self.gpus_per_node)
         unit = nics // self.gpus_per_node // self.nodes_per_unit
@@ -45,4 +49,5 @@ class RailOptimized(FabricSpec):
             nic=self.nic,
             spine=self.spine,
         )
-        return cluster(self.nodes, self.gpus_per_node, self.nvlink, scale_out)
+        fabric = cluster(self.nodes, self.gpus_per_node, self.nvlink, scale_out, nccl=self.nccl)
+        return self.routed(over_nvlink(fabric) if self.pxn else fabric)

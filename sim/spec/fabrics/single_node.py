@@ -8,11 +8,11 @@ from pydantic import model_validator
 
 from sim.spec.fabrics.cluster import Cluster, Port, check_size, cluster
 from sim.spec.quantity import Count
-from sim.spec.topology import FABRICS, FabricSpec
+from sim.spec.topology import FABRICS, Calibrated
 
 
 @FABRICS.register("single_node")
-class SingleNode(FabricSpec):
+class SingleNode(Calibrated):
     """A server such as an HGX board; its NVSwitches are one crossbar that every GPU reaches at its full NVLink rate."""
 
     gpus_per_node: Count
@@ -25,4 +25,4 @@ class SingleNode(FabricSpec):
 
     def build(self) -> Cluster:
         """One node."""
-        return cluster(1, self.gpus_per_node, self.nvlink)
+        return cluster(1, self.gpus_per_node, self.nvlink, nccl=self.nccl)

@@ -1,0 +1,242 @@
+"""Time of a collective by algorithm and protocol: its loads on the links, with the topology's measured lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.cost.collectives import ALGORITHMS, Pattern
+from sim.cost.nccl import WIRE_FACTOR, prior_network
+from sim.spec.fabrics.calibration import PROTOCOLS, Line, Lines
+from sim.spec.topology import Fabric, Floats, Ints, Links, Routes
+
+LAUNCH_S = 14.0e-6
+"""What NCCL adds to the steps of a ring or a tree with LL128, once a call (base latency in its src/graph/tuning.cc);
+for topologies without measured lines."""
+
+IN_SWITCH = ("nvls", "nvls_tree")
+"""Algorithms that run in the switches: NCCL has them with Simple only."""
+
+SENDS = ("pairwise", "two_level")
+"""Algorithms of grouped sends and receives, which NCCL runs with LL or Simple."""
+
+UNMEASURED = Line(launch_s=LAUNCH_S, steps=1.0)
+"""Line of every protocol of a topology without measured ones."""
+
+
+def share_in_node(op: str, size: int) -> float:
+    """Share of the wire's achieved rate that `size` members of one node reach in `op`.
+
+    m / (m + 1), m = 2 n for all_reduce and n for the others: about one chunk more than the algorithm counts passes
+    before the last member has the last one, and fewer, larger chunks hide it worse. Source: the form was read off
+    nccl-tests' sweeps of ai-dynamo/aiconfigurator (Apache-2.0), and has no constant. Error: see the topologies'
+    `sources.nccl`.
+
+    >>> share_in_node("all_gather", 4), share_in_node("all_reduce", 2)
+    (0.8, 0.8)
+    """
+    chunks = 2 * size if op == "all_reduce" else size
+    return chunks / (chunks + 1)
+
+
+def passes(op: str, size: int) -> float:
+    """Bytes that each of `size` members passes through its kernel for each byte of the message.
+
+    A ring's kernel handles `size` shards for an all_gather or reduce_scatter (its own first, or last) and 2 n - 1 for
+    an all_reduce. Source: NCCL's src/device/all_gather.h, reduce_scatter.h, all_reduce.h.
+
+    >>> passes("all_reduce", 2), passes("all_gather", 8)
+    (1.5, 1.0)
+    """
+    return (2 * size - 1) / size if op == "all_reduce" else 1.0
+
+
+class Way(NamedTuple):
+    """How a collective runs."""
+
+    algorithm: str
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A collective with its protocol.
+
+    pattern: loads with what the protocol adds on the wire, and the latency with the launch.
+    limit_bytes_per_s: bytes of the message a second that a group never exceeds, (groups,); inf where only links limit.
+    """
+
+    pattern: Pattern
+    limit_bytes_per_s: Floats
+
+
+def slowest_s_per_byte(pattern: Pattern, bytes_per_s: Floats) -> Floats:
+    """Seconds for each byte of the message on the slowest link of each group. bytes_per_s: (links,)."""
+    slowest = np.zeros(len(pattern.latency_s))
+    np.maximum.at(slowest, pattern.group, pattern.bytes_per_byte / bytes_per_s[pattern.link])
+    return slowest
+
+
+def lone_line(way: Way, op: str, members: Ints, fabric: Fabric) -> tuple[Floats, Floats]:
+    """Latency, s, and seconds for each byte of the message of each group, (groups,), alone."""
+    return _line(way, op, _Groups(members), fabric)
+
+
+def pattern_of(algorithm: str, op: str, members: Ints, fabric: Fabric) -> Pattern:
+    """Pattern of an algorithm. Kept, because the choice of the algorithm and all messages of a step share it."""
+    return _pattern(algorithm, op, _Groups(members), fabric)
+
+
+def loaded(way: Way, op: str, members: Ints, fabric: Fabric) -> Loaded:
+    """Loads, latency and limit of groups, (groups, members), that run `op` that way."""
+    groups = _Groups(members)
+    pattern = _pattern(way.algorithm, op, groups, fabric)
+    wire = replace(
+        pattern,
+        bytes_per_byte=pattern.bytes_per_byte * WIRE_FACTOR[way.protocol],
+        latency_s=latency_of(way, op, members, fabric),
+    )
+    return Loaded(wire, _limit_bytes_per_s(way, op, groups, fabric))
+
+
+def latency_of(way: Way, op: str, members: Ints, fabric: Fabric) -> Floats:
+    """Time of an empty message in each group, (groups,), s: launch and steps. Far less work than the loads."""
+    return _latency(way, op, _Groups(members), fabric)
+
+
+def launch_of_sends_s(source: Ints, target: Ints, fabric: Fabric) -> Floats:
+    """What each send from one GPU to another, (sends,), costs before its first hop, s."""
+    is_inside = fabric.node_of(source) == fabric.node_of(target)
+    inside, between = line_of(Way("pairwise", "simple"), fabric)
+    return np.where(is_inside, inside.launch_s, between.launch_s)
+
+
+def protocols_of(algorithm: str, fabric: Fabric) -> tuple[str, ...]:
+    """Protocols that an algorithm has on a topology; only Simple where no line was measured."""
+    if fabric.links.nccl is None or algorithm in (*IN_SWITCH, "pat"):
+        return ("simple",)
+    return ("ll", "simple") if algorithm in SENDS else PROTOCOLS
+
+
+def line_of(way: Way, fabric: Fabric) -> tuple[Line, Line]:
+    """Measured lines of groups inside a node and on several."""
+    nccl = fabric.links.nccl
+    if nccl is None:
+        return UNMEASURED, UNMEASURED
+    network = prior_network(nccl.nvlink) if nccl.network is None else nccl.network
+    return _of(nccl.nvlink, way), _of(network, way)
+
+
+def of_protocol(way: Way) -> str:
+    """Which of `Lines` a way runs on."""
+    match way.algorithm:
+        case "nvls" | "nvls_tree":
+            return "nvls"
+        case "pairwise" | "two_level":
+            return "sends_ll" if way.protocol == "ll" else "sends"
+        case _:
+            return way.protocol
+
+
+def _of(lines: Lines, way: Way) -> Line:
+    line: Line | None = getattr(lines, of_protocol(way))
+    return lines.simple if line is None else line
+
+
+def steps_s(way: Way, op: str, members: Ints, fabric: Fabric, inside: float, between: float) -> Floats:
+    """Latency of the steps of each group, (groups,), where those inside and between nodes take a share of their own."""
+    return ALGORITHMS[way.algorithm].latency_s(op, members, _Stepped(fabric, inside, between))
+
+
+class _Groups:
+    """Groups of GPUs, (groups, members), that can be a key: equal where the numbers are."""
+
+    def __init__(self, members: Ints) -> None:
+        self.members = members.astype(np.int64)
+        self._content = (self.members.tobytes(), members.shape)
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Groups) and self._content == other._content
+
+
+@dataclass(frozen=True, eq=False)
+class _Stepped:
+    """A fabric whose steps inside and between nodes take a protocol's share of their latency."""
+
+    whole: Fabric
+    inside: float
+    between: float
+
+    @property
+    def num_gpus(self) -> int:
+        return self.whole.num_gpus
+
+    @property
+    def gpus_per_node(self) -> int:
+        return self.whole.gpus_per_node
+
+    @property
+    def links(self) -> Links:
+        return self.whole.links
+
+    def node_of(self, gpus: Ints) -> Ints:
+        return self.whole.node_of(gpus)
+
+    def node_names(self) -> list[str]:
+        return self.whole.node_names()
+
+    def routes(self, source: Ints, target: Ints) -> Routes:
+        routes = self.whole.routes(source, target)
+        is_inside = self.node_of(source) == self.node_of(target)
+        return replace(routes, latency_s=routes.latency_s * np.where(is_inside, self.inside, self.between))
+
+
+def is_inside(members: Ints, fabric: Fabric) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Whether each group, (groups, members), is on one node."""
+    node = fabric.node_of(members)
+    inside: np.ndarray[tuple[int], np.dtype[np.bool_]] = (node == node[:, :1]).all(axis=1)
+    return inside
+
+
+@lru_cache(maxsize=32)
+def _pattern(algorithm: str, op: str, groups: _Groups, fabric: Fabric) -> Pattern:
+    return ALGORITHMS[algorithm].pattern(op, groups.members, fabric)
+
+
+@lru_cache(maxsize=64)
+def _latency(way: Way, op: str, groups: _Groups, fabric: Fabric) -> Floats:
+    inside, between = line_of(way, fabric)
+    launch_s = np.where(is_inside(groups.members, fabric), inside.launch_s, between.launch_s)
+    return launch_s + steps_s(way, op, groups.members, fabric, inside.steps, between.steps)
+
+
+@lru_cache(maxsize=64)
+def _line(way: Way, op: str, groups: _Groups, fabric: Fabric) -> tuple[Floats, Floats]:
+    """Latency and seconds for each byte of each group."""
+    pattern = _pattern(way.algorithm, op, groups, fabric)
+    on_links = slowest_s_per_byte(pattern, fabric.links.bytes_per_s) * WIRE_FACTOR[way.protocol]
+    limited = 1 / _limit_bytes_per_s(way, op, groups, fabric)
+    return _latency(way, op, groups, fabric), np.maximum(on_links, limited)
+
+
+@lru_cache(maxsize=64)
+def _limit_bytes_per_s(way: Way, op: str, groups: _Groups, fabric: Fabric) -> Floats:
+    """(groups,): by the kernel's rate, and with Simple by the share of the wire."""
+    inside_line, between_line = line_of(way, fabric)
+    size = groups.members.shape[1]
+    is_in = is_inside(groups.members, fabric)
+    through = 1.0 if way.algorithm in IN_SWITCH else passes(op, size)
+    rates = [np.inf if line.bytes_per_s is None else line.bytes_per_s / through for line in (inside_line, between_line)]
+    limit = np.where(is_in, rates[0], rates[1])
+    if way.protocol == "simple" and way.algorithm not in IN_SWITCH:
+        pattern = _pattern(way.algorithm, op, groups, fabric)
+        between = np.inf if between_line.wire is None else between_line.wire
+        share = np.where(is_in, share_in_node(op, size), between)
+        limit = np.minimum(limit, share / slowest_s_per_byte(pattern, fabric.links.bytes_per_s))
+    return limit

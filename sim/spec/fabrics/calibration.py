@@ -1,0 +1,52 @@
+"""What NCCL's collectives achieve on a topology, fitted to measurements."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sim.spec.quantity import BytesPerSecond, Fraction, Seconds, Spec
+
+PROTOCOLS = ("ll", "ll128", "simple")
+
+Generation = Literal["ampere", "hopper", "blackwell"]
+
+
+class Line(Spec):
+    """Time of a call against its bytes: launch + steps x the topology's latency of the steps + bytes / rate.
+
+    launch_s: once a call.  steps: latency of a step over that of the topology's hops.  bytes_per_s: bytes of buffers
+    that one GPU passes through its kernel in a second; without it, only links limit the rate.
+    wire: share of the links' achieved rate that it reaches between nodes; without it, all.
+    """
+
+    launch_s: Seconds = Field(alias="launch")
+    steps: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    bytes_per_s: BytesPerSecond | None = Field(default=None, alias="bandwidth")
+    wire: Fraction | None = None
+
+
+class Lines(Spec):
+    """One line for each protocol of rings and trees, for reductions in the switches (nvls), and for sends.
+
+    Sends are all_to_all, over few channels (`sends_ll`, small messages) or all of them (`sends`).
+    """
+
+    ll: Line
+    ll128: Line
+    simple: Line
+    sends_ll: Line
+    sends: Line
+    nvls: Line | None = None
+
+
+class Nccl(Spec):
+    """NCCL on this topology: the generation of GPUs whose column of NCCL's tables decides what is chosen, and lines.
+
+    nvlink: groups inside one node.  network: groups on several nodes.
+    """
+
+    generation: Generation
+    nvlink: Lines
+    network: Lines | None = None
