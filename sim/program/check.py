@@ -88,7 +88,7 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
             "Background load is steady and never gives way; real jobs send in bursts and slow down on full links."
         )
     if getattr(scenario.topology, "routing", "spread") == "ecmp":
-        seed = getattr(scenario.topology, "ecmp_seed", 0)
+        seed = getattr(scenario.topology, "ecmp_seed", None) or 0
         found.append(
             "Routes are hashed: ranks that the hash tells apart are not folded, and times are one draw "
             f"(ecmp_seed {seed}), not a mean."
