@@ -104,8 +104,8 @@ def _values(tree: Tree, found: Fitted) -> dict[str, object]:
     """
     family = FABRICS[str(tree["fabric"])]
     lines: Tree = {}
-    for key, value in leaves(found.nccl.model_dump(by_alias=True, exclude_none=True)):
-        said = value if isinstance(value, str) else written(f"nccl.{key}", value, family)
+    for key, value in leaves(found.nccl.model_dump(by_alias=True, exclude_defaults=True)):
+        said = value if isinstance(value, str | bool) else written(f"nccl.{key}", value, family)
         lines = planted(lines, key, said)
     values: dict[str, object] = {"nccl": lines}
     if found.nvlink_efficiency is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from sim.cost.lines import Way, lone_line, of_protocol, passes, pattern_of, share_in_node, slowest_s_per_byte, steps_s
-from sim.cost.nccl import WIRE_FACTOR, prior_lines, prior_network
+from sim.cost.nccl import WIRE_FACTOR, nvls_rounds, prior_lines, prior_network
 from sim.cost.network_time import choose
 from sim.errors import SimError
 from sim.spec.fabrics.calibration import Generation, Line, Lines, Nccl
@@ -141,7 +141,8 @@ def _chosen(cell: _Cell, fabric: Fabric) -> dict[Way, Ints]:
 
 
 _Calls = dict[tuple[str, str], list[Floats]]
-"""Calls of each line, by where it is and its name: (calls, 5), two columns sought, time left, time, bytes."""
+"""Calls of each line, by where it is and its name: (calls, 6), two columns sought, time left, time, bytes, rounds of
+chunks in the switches."""
 
 
 def _refitted(nccl: Nccl, cells: Sequence[tuple[_Cell, Fabric]]) -> tuple[Nccl, dict[str, float]]:
@@ -154,12 +155,15 @@ def _refitted(nccl: Nccl, cells: Sequence[tuple[_Cell, Fabric]]) -> tuple[Nccl, 
             nbytes, time_s = cell.nbytes[rows], cell.time_s[rows]
             left_s = time_s - known.latency_s - nbytes * known.s_per_byte
             latency_s = np.full(len(rows), known.steps_s)
-            columns = np.column_stack([latency_s, nbytes * known.per_byte, left_s, time_s, nbytes])
+            rounds = known.rounds + nbytes * known.rounds_per_byte
+            columns = np.column_stack([latency_s, nbytes * known.per_byte, left_s, time_s, nbytes, rounds])
             calls.setdefault((where, of_protocol(way)), []).append(columns)
     nvlink, wire = _relined("nvlink", nccl.nvlink, None, calls)
     network, network_wire = _relined("network", nccl.network or prior_network(nvlink), nvlink, calls)
     is_between = any(cell.nodes > 1 for cell, _ in cells) or nccl.network is not None
-    after = Nccl(generation=nccl.generation, nvlink=nvlink, network=network if is_between else None)
+    nvlink, chunk_s = _with_chunks(nvlink, nccl.nvls_chunk_s, calls.get(("nvlink", "nvls"), []))
+    update = {"nvlink": nvlink, "network": network if is_between else None, "nvls_chunk_s": chunk_s}
+    after = nccl.model_copy(update=update)
     return after, {"nvlink": wire, "network": network_wire}
 
 
@@ -203,6 +207,26 @@ def _solved(rows: Floats, launch_s: float | None, least_s: float) -> tuple[float
     return launch_s, float(steps), float(per_byte)
 
 
+def _with_chunks(lines: Lines, before_s: float | None, parts: list[Floats]) -> tuple[Lines, float | None]:
+    """Lines inside a node, and the time of a round of chunks: those of NVLS fitted together, where there are calls.
+
+    Its steps are one up and down the switch, whatever the number of GPUs: they are part of the launch.
+    """
+    if lines.nvls is None or sum(map(len, parts)) < FEWEST:
+        return lines, before_s
+    rows = np.concatenate(parts)
+    time_s = rows[:, 3]
+    least_s = lines.ll.launch_s
+    launch_s, per_byte, chunk_s = _weighted(np.column_stack([np.ones(len(rows)), rows[:, 4:]]), time_s, time_s)
+    if launch_s < least_s:
+        launch_s = least_s
+        per_byte, chunk_s = _weighted(rows[:, 4:], time_s - launch_s, time_s)
+    if per_byte <= 0:
+        return lines, before_s
+    nvls = Line(launch_s=float(launch_s), steps=0.0, bytes_per_s=float(1 / per_byte))
+    return lines.model_copy(update={"nvls": nvls}), float(chunk_s)
+
+
 def _sends(rows: Floats, on_wire: Line, solved: tuple[float, float, float]) -> Line:
     """Sends inside a node limited by their kernel where that is nearer to the calls than by the wire."""
     time_s, nbytes = rows[:, 3], rows[:, 4]
@@ -222,13 +246,15 @@ class _Known:
     steps_s: latency of the steps sought, as the topology has it.  per_byte: time of a byte for a factor of one (the
     factor of Simple is the time on the wire over that of now; of the others, seconds for each byte in the kernel).
     latency_s: of the steps inside nodes, where those between them are sought.  s_per_byte: of the links, where they and
-    not the kernel limit it.
+    not the kernel limit it.  rounds, rounds_per_byte: of chunks in the switches (`nvls_rounds`).
     """
 
     steps_s: float
     per_byte: float
     latency_s: float
     s_per_byte: float
+    rounds: float
+    rounds_per_byte: float
 
 
 def _known(way: Way, cell: _Cell, fabric: Fabric, nccl: Nccl) -> _Known:
@@ -246,9 +272,10 @@ def _known(way: Way, cell: _Cell, fabric: Fabric, nccl: Nccl) -> _Known:
         if on_links >= lone_line(way, cell.op, cell.members, fabric)[1][0] * (1 - 1e-9):
             per_byte, s_per_byte = 0.0, on_links
     if cell.nodes == 1:
-        return _Known(inside, per_byte, 0.0, s_per_byte)
+        rounds = nvls_rounds(way.piece, size, nccl.generation) if way.algorithm == "nvls" else (0.0, 0.0)
+        return _Known(inside, per_byte, 0.0, s_per_byte, *rounds)
     line: Line | None = getattr(nccl.nvlink, kernel)
-    return _Known(between, per_byte, inside * (1.0 if line is None else line.steps), s_per_byte)
+    return _Known(between, per_byte, inside * (1.0 if line is None else line.steps), s_per_byte, 0.0, 0.0)
 
 
 def _line(kernel: str, solved: tuple[float, float, float], before: Line) -> Line:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.collectives import ALGORITHMS, Pattern
-from sim.cost.nccl import WIRE_FACTOR, prior_network
+from sim.cost.nccl import WIRE_FACTOR, nvls_piece, nvls_rounds, prior_network
 from sim.spec.fabrics.calibration import PROTOCOLS, Line, Lines
 from sim.spec.topology import Fabric, Floats, Ints, Links, Routes
 
@@ -17,7 +17,7 @@ LAUNCH_S = 14.0e-6
 """What NCCL adds to the steps of a ring or a tree with LL128, once a call (base latency in its src/graph/tuning.cc);
 for topologies without measured lines."""
 
-IN_SWITCH = ("nvls", "nvls_tree")
+IN_SWITCH = ("collnet", "nvls", "nvls_tree")
 """Algorithms that run in the switches: NCCL has them with Simple only."""
 
 SENDS = ("pairwise", "two_level")
@@ -55,10 +55,11 @@ def passes(op: str, size: int) -> float:
 
 
 class Way(NamedTuple):
-    """How a collective runs."""
+    """How a collective runs. piece: of the sizes of a message, where chunks grow with it (`at_size`)."""
 
     algorithm: str
     protocol: str
+    piece: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def line_of(way: Way, fabric: Fabric) -> tuple[Line, Line]:
 def of_protocol(way: Way) -> str:
     """Which of `Lines` a way runs on."""
     match way.algorithm:
-        case "nvls" | "nvls_tree":
+        case "collnet" | "nvls" | "nvls_tree":
             return "nvls"
         case "pairwise" | "two_level":
             return "sends_ll" if way.protocol == "ll" else "sends"
@@ -144,6 +145,23 @@ def of_protocol(way: Way) -> str:
 def _of(lines: Lines, way: Way) -> Line:
     line: Line | None = getattr(lines, of_protocol(way))
     return lines.simple if line is None else line
+
+
+def at_size(way: Way, nbytes: float, members: Ints, fabric: Fabric) -> Way:
+    """The way with the piece of its line that a message of `nbytes` is on."""
+    nccl = fabric.links.nccl
+    if way.algorithm != "nvls" or nccl is None:
+        return way
+    return way._replace(piece=nvls_piece(nbytes, members.shape[1], nccl.generation))
+
+
+def _chunks_s(way: Way, size: int, fabric: Fabric) -> tuple[float, float]:
+    """Time of the rounds of chunks of a way in groups of `size`: once a call, and for each byte of the message."""
+    nccl = fabric.links.nccl
+    if way.algorithm != "nvls" or nccl is None or nccl.nvls_chunk_s is None:
+        return 0.0, 0.0
+    constant, per_byte = nvls_rounds(way.piece, size, nccl.generation)
+    return constant * nccl.nvls_chunk_s, per_byte * nccl.nvls_chunk_s
 
 
 def steps_s(way: Way, op: str, members: Ints, fabric: Fabric, inside: float, between: float) -> Floats:
@@ -213,7 +231,8 @@ def _pattern(algorithm: str, op: str, groups: _Groups, fabric: Fabric) -> Patter
 def _latency(way: Way, op: str, groups: _Groups, fabric: Fabric) -> Floats:
     inside, between = line_of(way, fabric)
     launch_s = np.where(is_inside(groups.members, fabric), inside.launch_s, between.launch_s)
-    return launch_s + steps_s(way, op, groups.members, fabric, inside.steps, between.steps)
+    chunks_s, _ = _chunks_s(way, groups.members.shape[1], fabric)
+    return launch_s + chunks_s + steps_s(way, op, groups.members, fabric, inside.steps, between.steps)
 
 
 @lru_cache(maxsize=64)
@@ -233,7 +252,10 @@ def _limit_bytes_per_s(way: Way, op: str, groups: _Groups, fabric: Fabric) -> Fl
     is_in = is_inside(groups.members, fabric)
     through = 1.0 if way.algorithm in IN_SWITCH else passes(op, size)
     rates = [np.inf if line.bytes_per_s is None else line.bytes_per_s / through for line in (inside_line, between_line)]
+    _, chunks_s_per_byte = _chunks_s(way, size, fabric)
     limit = np.where(is_in, rates[0], rates[1])
+    if chunks_s_per_byte > 0:
+        limit = 1 / (1 / limit + chunks_s_per_byte)
     if way.protocol == "simple" and way.algorithm not in IN_SWITCH:
         pattern = _pattern(way.algorithm, op, groups, fabric)
         between = np.inf if between_line.wire is None else between_line.wire

@@ -27,7 +27,9 @@ NETWORK_EXPECTED_FRAC = 0.96
 _BASE_US = {"tree": (6.8, 14.0, 8.4), "ring": (6.6, 14.0, 8.4)}
 _NVLINK_US = {"tree": (0.6, 1.25, 4.0), "ring": (0.6, 1.9, 3.4)}
 _NETWORK_US = {"tree": (5.0, 8.5, 14.0), "ring": (2.7, 4.0, 14.0)}
-_NVLS_US, _NVLS_TREE_NETWORK_US = 25.0, 20.9
+_NVLS_US, _NVLS_NETWORK_US, _NVLS_TREE_NETWORK_US = 25.0, 18.0, 20.9
+_COLLNET_NVLINK_US, _COLLNET_MEMBER_US, _COLLNET_NETWORK_US = 3.7, 0.4, 31.0
+_COLLNET_FRAC = {"ampere": 1.0, "hopper": 0.85, "blackwell": 0.85}
 
 _RING_FRAC = {"ll": 0.5, "ll128": 0.92, "simple": 1.0}
 _TREE_FRAC = {"ll": 1 / 3.8, "ll128": 120 / 128, "simple": 0.92}
@@ -69,6 +71,15 @@ _GENERATIONS = {
 
 NVLS_CHANNELS = 16
 
+_NVLS_KERNEL_CHANNELS = {"ampere": 16, "hopper": 16, "blackwell": 32}
+"""Channels over which an NVLS kernel spreads its chunks. Those of Blackwell are read off sweeps of 8 B200, whose rates
+jump at twice the sizes at which those of 8 H100 do."""
+
+_NVLS_CHUNK_BYTES = 16 * 1024
+
+_NVLS_ROUNDS = ((2, 0, 1), (4, 2, 0), (16, 0, 1 / 2), (32, 8, 0), (256, 0, 1 / 4), (512, 64, 0), (inf, 0, 1 / 8))
+"""(up to which x, constant, factor of x), x the rounds that the smallest chunks would need."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -109,6 +120,8 @@ def expected(call: Call, algorithm: str, protocol: str) -> tuple[float, float]:
     match algorithm:
         case "nvls" | "nvls_tree":
             return _expected_nvls(call, table)
+        case "collnet":
+            return _expected_collnet(call, table)
         case "tree":
             return _expected_tree(call, table, protocol)
         case _:
@@ -145,8 +158,13 @@ def _expected_tree(call: Call, table: _Generation, protocol: str) -> tuple[float
 
 
 def _expected_nvls(call: Call, table: _Generation) -> tuple[float, float]:
-    """NVLS in a node, NVLSTree over nodes: twice the channels' rate, but for the channel that synchronises."""
-    inside = 2 * table.nvls_frac * call.nvlink_bytes_per_s * (NVLS_CHANNELS - 1) / NVLS_CHANNELS
+    """NVLS in a node, NVLSTree over nodes: twice the channels' rate, but for the channel that synchronises.
+
+    An all_gather or reduce_scatter goes at the channels' rate, less a member's own part.
+    """
+    inside = _nvls_bytes_per_s(call, table)
+    if call.op != "all_reduce":
+        return _NVLS_US * 1e-6, 2 / inside * call.size / (call.size - 1)
     bus = call.steps / call.size / call.ring_s_per_byte
     latency_us = _NVLS_US
     if call.num_nodes > 1:
@@ -154,6 +172,51 @@ def _expected_nvls(call: Call, table: _Generation) -> tuple[float, float]:
         inside = min(inside, between, NVLS_CHANNELS * table.nvls_tree[call.row])
         latency_us += 2 * floor(log2(call.num_nodes)) * _NVLS_TREE_NETWORK_US
     return latency_us * 1e-6, call.steps / call.size / inside
+
+
+def _nvls_bytes_per_s(call: Call, table: _Generation) -> float:
+    return 2 * table.nvls_frac * call.nvlink_bytes_per_s * (NVLS_CHANNELS - 1) / NVLS_CHANNELS
+
+
+def nvls_piece(nbytes: float, size: int, generation: str) -> int:
+    """Number of the piece of `nvls_rounds` that a message of `nbytes` is on."""
+    small = nbytes / _nvls_round_bytes(size, generation)
+    return next(number for number, (most, _, _) in enumerate(_NVLS_ROUNDS) if small <= most)
+
+
+def nvls_rounds(piece: int, size: int, generation: str) -> tuple[float, float]:
+    """Rounds of an NVLS kernel on `size` GPUs, on a piece of the sizes: a constant, and rounds for each byte.
+
+    A round moves one chunk for each channel and each member. NCCL takes chunks of 16 KiB, and doubles them at 4, 16 and
+    512 rounds of those, to 2, 8 and 64 rounds (src/enqueue.cc, calcCollChunking). Error: from half of such a size to
+    it, rounds are taken to be as many as there, so that no larger message is faster; NCCL makes up to twice as many.
+
+    >>> [nvls_piece(nbytes * 2**20, 8, "hopper") for nbytes in (4, 8, 32, 512, 1024, 2048)]
+    [0, 1, 2, 4, 5, 6]
+    >>> nvls_rounds(5, 8, "hopper")
+    (64.0, 0.0)
+    """
+    _, constant, factor = _NVLS_ROUNDS[piece]
+    return float(constant), factor / _nvls_round_bytes(size, generation)
+
+
+def _nvls_round_bytes(size: int, generation: str) -> float:
+    return float(_NVLS_KERNEL_CHANNELS[generation] * size * _NVLS_CHUNK_BYTES)
+
+
+def _expected_collnet(call: Call, table: _Generation) -> tuple[float, float]:
+    """Switches of the network that add: NVLS over nodes where NVSwitches add, too, else CollNetDirect.
+
+    Left out: what NCCL subtracts from CollNetDirect where GPUs share NICs.
+    """
+    bus = call.steps / call.size / call.ring_s_per_byte
+    if has_nvls(call):
+        rate = min(_nvls_bytes_per_s(call, table), bus)
+        return (_NVLS_US + _NVLS_NETWORK_US) * 1e-6, call.steps / call.size / rate
+    per_node = call.size // call.num_nodes
+    inside_us = min(1, per_node - 1) * _COLLNET_NVLINK_US + (per_node - 1) * _COLLNET_MEMBER_US
+    latency_us = 2 * inside_us + _COLLNET_NETWORK_US
+    return latency_us * 1e-6, 1 / (0.5 * _COLLNET_FRAC[call.generation] * bus)
 
 
 def has_nvls(call: Call) -> bool:

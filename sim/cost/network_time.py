@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.cost.collectives import ALGORITHMS, Pattern
-from sim.cost.lines import Way, latency_of, lone_line, pattern_of, protocols_of, slowest_s_per_byte
+from sim.cost.lines import Way, at_size, latency_of, lone_line, pattern_of, protocols_of, slowest_s_per_byte
 from sim.cost.nccl import NETWORK_EXPECTED_FRAC, NVLINK_EXPECTED_FRAC, Call, expected, has_nvls
 from sim.errors import SimError
 from sim.spec.network import Network
 from sim.spec.topology import Fabric, Floats, Ints
 
-AUTOMATIC = ("nvls", "nvls_tree", "pairwise", "ring", "tree")
+AUTOMATIC = ("collnet", "nvls", "nvls_tree", "pairwise", "ring", "tree")
 """Algorithms that `auto` chooses from: those that NCCL has. `hierarchical` is what some stacks build above it."""
 
 TREE_TO_RING_FRAC = 0.92
@@ -42,7 +42,7 @@ def lone_call(op: str, nbytes: float, members: Ints, fabric: Fabric, network: Ne
     """
     way = choose(op, nbytes, members, fabric, network)
     latency_s, s_per_byte = lone_line(way, op, members, fabric)
-    return LoneCall(latency_s + nbytes * s_per_byte, *way)
+    return LoneCall(latency_s + nbytes * s_per_byte, way.algorithm, way.protocol)
 
 
 def lone_time_s(pattern: Pattern, nbytes: float, fabric: Fabric) -> Floats:
@@ -68,7 +68,7 @@ def choose(op: str, nbytes: float, members: Ints, fabric: Fabric, network: Netwo
         raise SimError(
             f"network.channels changes nothing on a topology without nccl (got {network.channels}, allowed none)"
         )
-    ways = _ways(op, members, fabric, network)
+    ways = [at_size(way, nbytes, members, fabric) for way in _ways(op, members, fabric, network)]
     if len(ways) == 1:
         return ways[0]
     kept = _kept_by_nccl(ways, op, nbytes, members, fabric, network.channels)
@@ -116,7 +116,7 @@ def _kept_by_nccl(
     if fabric.links.nccl is None or op == "all_to_all":
         return ways
     call = _call(op, members, fabric, channels)
-    lines = {way: expected(call, *way) for way in ways}
+    lines = {way: expected(call, way.algorithm, way.protocol) for way in ways}
     latency_s, s_per_byte = min(lines.values(), key=lambda line: (line[0] + nbytes * line[1], line[1]))
     assert latency_s >= 0
     return [way for way, line in lines.items() if line[1] <= s_per_byte * SAME]

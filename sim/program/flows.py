@@ -23,7 +23,7 @@ gradient norm, which joins all ranks, does not make every other flow look conten
 @dataclass(frozen=True)
 class FlowType:
     """What distinguishes flows on the same ranks: the stream, the collective and how it runs, and whether it carries
-    only control messages."""
+    only control messages. algorithm, protocol, piece: see `sim.cost.lines.Way`."""
 
     stream: str
     op: str
@@ -31,6 +31,7 @@ class FlowType:
     algorithm: str
     is_control: bool = False
     protocol: str = "simple"
+    piece: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,10 @@ def flow_types(
                 members = members_of(layout, payload.group)
                 is_control = payload.nbytes <= CONTROL_BYTES
                 loading = 0.0 if is_control else payload.nbytes
-                algorithm, protocol = choose(payload.op, loading, members, fabric, network)
-                types[payload] = FlowType(payload.stream, payload.op, payload.group, algorithm, is_control, protocol)
+                way = choose(payload.op, loading, members, fabric, network)
+                types[payload] = FlowType(
+                    payload.stream, payload.op, payload.group, way.algorithm, is_control, way.protocol, way.piece
+                )
             case Send():
                 types[payload] = FlowType(payload.stream, "send", "pp", "send")
     return types
@@ -127,7 +130,7 @@ def _loaded(kind: FlowType, layout: Layout, fabric: Fabric) -> tuple[Loaded, Int
         sends = Pattern(routes.pair, routes.link, routes.share, latency_s)
         return Loaded(sends, np.full(len(source), np.inf)), np.stack([source, target], 1), np.arange(2)
     members = members_of(layout, kind.group)
-    way = Way(kind.algorithm, kind.protocol)
+    way = Way(kind.algorithm, kind.protocol, kind.piece)
     if kind.is_control:
         nothing = np.zeros(0, dtype=np.int64)
         pattern = Pattern(nothing, nothing, np.zeros(0), latency_of(way, kind.op, members, fabric))

@@ -49,6 +49,15 @@ def test_lines_come_back_from_the_calls_that_they_make(name):
     assert fitted.nccl.nvlink.ll.bytes_per_s == pytest.approx(spec.nccl.nvlink.ll.bytes_per_s, rel=0.02)
     assert fitted.nccl.nvlink.simple.steps == pytest.approx(spec.nccl.nvlink.simple.steps, rel=0.05)
     assert fitted.nccl.network is None
+    if spec.nccl.nvls_chunk_s is not None:
+        assert fitted.nccl.nvls_chunk_s == pytest.approx(spec.nccl.nvls_chunk_s, rel=0.05)
+
+
+def test_switches_that_reduce_stay_so():
+    spec = topology("single-node-a100")
+    assert spec.nccl is not None
+    sharp = spec.model_copy(update={"nccl": spec.nccl.model_copy(update={"sharp": True})})
+    assert fit(calls(spec, 1, (2, 4)), sharp).nccl.sharp
 
 
 def test_lines_between_nodes_come_back_too():

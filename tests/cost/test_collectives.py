@@ -31,6 +31,12 @@ def cluster(name: str, **overrides: object) -> Fabric:
     return FABRICS[fields.pop("fabric")](**fields | overrides).build()
 
 
+def sharp(name: str, **overrides: object) -> Fabric:
+    """The cluster with switches that reduce."""
+    nccl = yaml.safe_load((Path(__file__).parents[2] / "topologies" / f"{name}.yaml").read_text())["nccl"]
+    return cluster(name, nccl=nccl | {"sharp": True}, **overrides)
+
+
 H100 = "single-node-h100"
 RAILS = {"gpus_per_node": 4, "nodes_per_unit": 2}
 PLACES = {
@@ -47,6 +53,10 @@ PLACES = {
     "one off its node": (cluster("dgx-h100", nodes=2, **RAILS), [[0, 1, 2, 3, 4]]),
     "shared NICs": (cluster("fat-tree-a100-4nic", nodes=4, nodes_per_leaf=2), [list(range(32))]),
     "two racks": (cluster("gb200-nvl72", trays_per_rack=2), [list(range(16))]),
+    "sharp": (sharp("dgx-h100", nodes=5, nodes_per_unit=2, gpus_per_node=4), [list(range(20))]),
+    "sharp without nvls": (sharp("dgx-a100", nodes=5, nodes_per_unit=2, gpus_per_node=4), [list(range(20))]),
+    "sharp on one rail": (sharp("dgx-a100", nodes=4, **RAILS), [list(range(rail, 16, 4)) for rail in range(4)]),
+    "sharp on shared NICs": (sharp("fat-tree-a100-4nic", nodes=4, nodes_per_leaf=2), [list(range(32))]),
 }
 
 
@@ -92,11 +102,15 @@ class Message:
 
 @dataclass(frozen=True)
 class InSwitch:
-    """A switch adds what its sources hold of the chunks and multicasts the sum."""
+    """A switch adds what its sources hold of the chunks and multicasts the sum.
+
+    is_network: a tree of switches between nodes, whose links are those between any two of its members.
+    """
 
     sources: tuple[int, ...]
     targets: tuple[int, ...]
     chunks: tuple[object, ...]
+    is_network: bool = False
 
 
 Rounds = list[list[Message | InSwitch]]
@@ -220,7 +234,22 @@ def switch_rounds(nodes: list[list[int]], shards: list[tuple[object, ...]]) -> t
 
 def nvls_rounds(op: str, members: list[int], fabric: Fabric) -> tuple[Rounds, dict[object, float]]:  # noqa: ARG001
     adds, copies = switch_rounds([members], [(shard,) for shard in range(len(members))])
-    return adds + copies, dict.fromkeys(range(len(members)), 1 / len(members))
+    rounds = {"all_gather": copies, "reduce_scatter": adds}.get(op, adds + copies)
+    return rounds, dict.fromkeys(range(len(members)), 1 / len(members))
+
+
+def collnet_rounds(op: str, members: list[int], fabric: Fabric) -> tuple[Rounds, dict[object, float]]:  # noqa: ARG001
+    (even,) = even_groups(np.array([members]), fabric)
+    nodes = even.blocks[0].tolist()
+    k = len(nodes[0])
+    between: Rounds = [[InSwitch(rail := tuple(n[c] for n in nodes), rail, (c,), is_network=True) for c in range(k)]]
+    if fabric.links.nccl.nvlink.nvls is not None and k > 1:
+        before, after = switch_rounds(nodes, [(c,) for c in range(k)])
+    else:
+        pairs = [(node, c, d) for node in nodes for c in range(k) for d in range(k) if c != d]
+        before = [[Message(node[d], node[c], (c,), reduces=True) for node, c, d in pairs]]
+        after = [[Message(node[c], node[d], (c,), reduces=False) for node, c, d in pairs]]
+    return before + between + after, dict.fromkeys(range(k), 1 / k)
 
 
 def nvls_tree_rounds(op: str, members: list[int], fabric: Fabric) -> tuple[Rounds, dict[object, float]]:  # noqa: ARG001
@@ -294,6 +323,7 @@ def two_level_rounds(op: str, members: list[int], fabric: Fabric) -> tuple[Round
 
 
 ROUNDS = {
+    "collnet": collnet_rounds,
     "halving_doubling": halving_doubling_rounds,
     "pat": pat_rounds,
     "two_level": two_level_rounds,
@@ -317,8 +347,16 @@ def start(op: str, members: list[int], chunks: set[object], rounds: Rounds) -> d
         case "all_to_all":
             return {place: whose for place, whose in own.items() if place[1][0] == place[0]}
     # all_gather: a shard starts at the one member that never receives it.
-    received = {(message.target, chunk) for messages in rounds for message in messages for chunk in message.chunks}
+    messages = [message for step in rounds for message in step]
+    received = {(target, chunk) for message in messages for target in receivers(message) for chunk in message.chunks}
     return {place: whose for place, whose in own.items() if place not in received}
+
+
+def receivers(message: Message | InSwitch) -> tuple[int, ...]:
+    """Who did not hold the data before the message. A switch copies to its source, too."""
+    if isinstance(message, InSwitch):
+        return tuple(target for target in message.targets if target not in message.sources)
+    return (message.target,)
 
 
 def played(op: str, members: list[int], chunks: set[object], rounds: Rounds) -> dict[tuple[int, object], frozenset]:
@@ -392,6 +430,9 @@ def test_loads_are_the_bytes_of_the_messages_on_their_routes(case):
             if isinstance(message, InSwitch):
                 size = sum(sizes[chunk] for chunk in message.chunks)
                 links = case.fabric.links
+                if message.is_network:
+                    loads[group] += size * tree_shares(message.sources, case.fabric)
+                    continue
                 loads[group, np.isin(links.source, message.sources) & (links.tier == 0)] += size
                 loads[group, np.isin(links.target, message.targets) & (links.tier == 0)] += size
                 continue
@@ -401,6 +442,15 @@ def test_loads_are_the_bytes_of_the_messages_on_their_routes(case):
     found = np.zeros_like(loads)
     found[pattern.group, pattern.link] = pattern.bytes_per_byte
     assert found == pytest.approx(loads, rel=1e-9)
+
+
+def tree_shares(members: tuple[int, ...], fabric: Fabric) -> np.ndarray:
+    """Share of a message on each link when every link between two members carries it once, (links,)."""
+    pairs = np.array([(source, target) for source in members for target in members if source != target])
+    routes = fabric.routes(pairs[:, 0], pairs[:, 1])
+    share = np.zeros(len(fabric.links))
+    np.maximum.at(share, routes.link, routes.share)
+    return share
 
 
 def test_each_group_and_link_stands_once_with_bytes_on_it(case):
@@ -423,11 +473,19 @@ def test_groups_at_once_are_each_group_alone(case):
         assert whole.latency_s[group] == pytest.approx(alone.latency_s[0])
 
 
+SUMMED = {"all_gather": -1, "reduce_scatter": 1}
+"""What n members pass up to the switches less what comes down, over n - 1: copies made, or parts added."""
+
+
 def test_bytes_into_a_switch_or_nic_are_bytes_out(case):
     pattern, links = case.pattern, case.fabric.links
     balance = np.zeros((len(case.members), len(case.fabric.node_names())))
     np.add.at(balance, (pattern.group, links.target[pattern.link]), pattern.bytes_per_byte)
     np.add.at(balance, (pattern.group, links.source[pattern.link]), -pattern.bytes_per_byte)
+    if case.name == "nvls" and case.op != "all_reduce":
+        n = case.members.shape[1]
+        assert balance[:, case.fabric.num_gpus :].sum(axis=1) == pytest.approx((n - 1) * SUMMED[case.op])
+        return
     assert balance[:, case.fabric.num_gpus :] == pytest.approx(0, abs=1e-12)
 
 
@@ -436,7 +494,8 @@ def test_no_time_beats_the_rate_at_which_a_member_sends(case):
     injection = np.bincount(links.source, weights=links.bytes_per_s)[0]
     n = case.members.shape[1]
     least = {"all_reduce": 2 * (n - 1) / n, "broadcast": 1.0}.get(case.op, (n - 1) / n)
-    least = 1.0 if case.name.startswith("nvls") else least  # the switch sends the sum back, not every other part
+    is_reduced = case.op == "all_reduce" and (case.name.startswith("nvls") or case.name == "collnet")
+    least = 1.0 if is_reduced else least  # the switch sends the sum back, not every other part
     nbytes = 1e9
     assert (case.time_s(nbytes) >= nbytes * least / injection * (1 - 1e-12)).all()
 

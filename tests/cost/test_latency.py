@@ -21,10 +21,11 @@ GROUPS = {
 
 @pytest.fixture(scope="module")
 def fabric() -> Fabric:
-    """Three nodes of 8 GPUs on two leaves of each rail."""
+    """Three nodes of 8 GPUs on two leaves of each rail, whose switches reduce."""
     fields = source.plain(source.read(find.find("topologies", "dgx-h100")))
     family = fields.pop("fabric")
-    return FABRICS[family].model_validate(fields | {"nodes": 3, "nodes_per_unit": 2}).build()
+    nccl = fields["nccl"] | {"sharp": True}
+    return FABRICS[family].model_validate(fields | {"nodes": 3, "nodes_per_unit": 2, "nccl": nccl}).build()
 
 
 @pytest.mark.parametrize("groups", GROUPS)

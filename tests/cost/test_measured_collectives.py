@@ -20,6 +20,14 @@ GPUS = ("a100", "h100", "h200", "b200")
 TOLERANCE = {"a100": 0.035, "h100": 0.05, "h200": 0.05, "b200": 0.061}
 """Measured 3.3, 4.8, 4.95 and 6.0 %, rounded up."""
 
+HUGE = (
+    # GPU, bytes, bus rate of an all_reduce of 8 GPUs in the switches, GB/s; stas00/ml-engineering network/README.md
+    ("h100", 2**34, 480.0),  # of H200, which has the same NVLink and NVSwitches
+    ("h200", 2**33, 473.1),
+    ("h200", 2**34, 480.0),
+    ("b200", 2**33, 838.0),
+)
+
 BETWEEN = (
     # nodes, bytes, bus rate of an all_reduce on DGX H100 with 8 x 400 Gbit/s, GB/s
     (2, 2**24, 169.7),
@@ -58,6 +66,15 @@ def test_large_calls_in_a_node_take_what_was_measured(gpu: str) -> None:
     found = errors(gpu)
     assert len(found) >= 44
     assert fmean(abs(error) for error in found) < TOLERANCE[gpu]
+
+
+@pytest.mark.parametrize(("gpu", "nbytes", "measured"), HUGE)
+def test_reductions_in_the_switches_still_gain_above_512_mb(gpu: str, nbytes: int, measured: float) -> None:
+    """Fitted to; a straight line through the calls up to 512 MB is 20 to 28 % too slow."""
+    time_s = float(
+        lone_call("all_reduce", nbytes, np.arange(8)[None], topology(f"single-node-{gpu}"), Network()).time_s[0]
+    )
+    assert 2 * 7 / 8 * nbytes / time_s == pytest.approx(measured * 1e9, rel=0.02)
 
 
 def test_there_is_no_bias_over_all_gpus() -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from sim.cost.collectives import Pattern
 from sim.cost.lines import Way, loaded, lone_line, pattern_of
-from sim.cost.network_time import choose, lone_time_s
+from sim.cost.network_time import choose, lone_call, lone_time_s
 from sim.errors import SimError
 from sim.spec.network import Algorithms, Network
 from sim.spec.topology import FABRICS, Fabric
@@ -19,6 +19,12 @@ from sim.spec.topology import FABRICS, Fabric
 def cluster(name: str, **overrides: object) -> Fabric:
     fields = yaml.safe_load((Path(__file__).parents[2] / "topologies" / f"{name}.yaml").read_text())
     return FABRICS[fields.pop("fabric")](**fields | overrides).build()
+
+
+def with_nccl(name: str, changes: dict[str, object], **overrides: object) -> Fabric:
+    """The cluster with other values of its `nccl`."""
+    nccl = yaml.safe_load((Path(__file__).parents[2] / "topologies" / f"{name}.yaml").read_text())["nccl"]
+    return cluster(name, nccl=nccl | changes, **overrides)
 
 
 def unmeasured(**overrides: object) -> Fabric:
@@ -46,8 +52,8 @@ def test_a_named_algorithm_is_taken_even_if_it_is_slow():
 
 
 def test_without_measured_lines_auto_takes_trees_for_small_and_rings_for_large_messages():
-    assert choose("all_reduce", 1e5, ONE_RAIL, UNMEASURED, ANY) == ("tree", "simple")
-    assert choose("all_reduce", 1e10, ONE_RAIL, UNMEASURED, ANY) == ("ring", "simple")
+    assert choose("all_reduce", 1e5, ONE_RAIL, UNMEASURED, ANY)[:2] == ("tree", "simple")
+    assert choose("all_reduce", 1e10, ONE_RAIL, UNMEASURED, ANY)[:2] == ("ring", "simple")
 
 
 def test_without_measured_lines_auto_runs_rings_on_two_whole_nodes():
@@ -90,16 +96,58 @@ def test_without_measured_lines_auto_looks_at_the_slowest_group():
 )
 def test_auto_is_what_nccl_chooses(name, op, gpus, nbytes, way):
     fabric = cluster(name) if "single" in name else cluster(name, nodes=2)
-    assert choose(op, nbytes, np.arange(gpus)[None], fabric, ANY) == way
+    assert choose(op, nbytes, np.arange(gpus)[None], fabric, ANY)[:2] == way
 
 
 def test_a_protocol_is_taken_where_it_exists_and_else_refused():
     members = np.arange(16)[None]
-    assert choose("all_gather", 1e9, members, TWO_NODES, Network(protocol="ll")) == ("ring", "ll")
+    assert choose("all_gather", 1e9, members, TWO_NODES, Network(protocol="ll"))[:2] == ("ring", "ll")
     with pytest.raises(SimError, match=r"all_to_all: no such protocol .*\(got 'll128', allowed auto, ll, simple\)"):
         choose("all_to_all", 1e9, members, TWO_NODES, Network(protocol="ll128"))
     with pytest.raises(SimError, match=r"\(got 'll', allowed auto, simple\)"):
         choose("all_gather", 1e9, members, unmeasured(nodes=2), Network(protocol="ll"))
+
+
+def test_switches_of_the_network_reduce_only_where_the_topology_says_so():
+    """256 A100: one way up and down the network, and half of a tree's bytes on the NICs."""
+    members = np.arange(32 * 8)[None]
+    without = cluster("dgx-a100", nodes=32)
+    with_sharp = with_nccl("dgx-a100", {"sharp": True}, nodes=32)
+    with pytest.raises(SimError, match=r"collnet does not run in these groups \(got 'collnet', allowed auto, "):
+        choose("all_reduce", 2**26, members, without, named("all_reduce", "collnet"))
+    assert choose("all_reduce", 2**26, members, without, ANY).algorithm == "tree"
+    assert choose("all_reduce", 2**26, members, with_sharp, ANY)[:2] == ("collnet", "simple")
+    slow, fast = (lone_call("all_reduce", 2**26, members, fabric, ANY).time_s for fabric in (without, with_sharp))
+    assert fast < slow
+
+
+def slow_nvls(chunk: str) -> dict[str, object]:
+    """H100's lines with a kernel that is slower than the ports."""
+    path = Path(__file__).parents[2] / "topologies" / "single-node-h100.yaml"
+    lines = yaml.safe_load(path.read_text())["nccl"]["nvlink"]
+    return {"nvls_chunk": chunk, "nvlink": lines | {"nvls": {"launch": "20 us", "steps": 0, "bandwidth": "100 GB/s"}}}
+
+
+def test_chunks_of_nvls_double_at_nccl_s_sizes():
+    """8 H100: a round moves 16 channels x 8 members x 16 KiB; 64 rounds of chunks of 128 KiB for 1 GiB, 128 for 2."""
+    straight, bent = (with_nccl("single-node-h100", slow_nvls(chunk)) for chunk in ("0 us", "100 us"))
+    members, nvls = np.arange(8)[None], named("all_reduce", "nvls")
+    for nbytes, rounds in (
+        (2**20, 0.5),
+        (2**23, 2),
+        (2**26, 8),
+        (2**29, 64),
+        (3 * 2**28, 64),
+        (2**30, 64),
+        (2**31, 128),
+    ):
+        times_s = [lone_call("all_reduce", nbytes, members, fabric, nvls).time_s[0] for fabric in (straight, bent)]
+        assert times_s[1] - times_s[0] == pytest.approx(rounds * 1e-4)
+
+
+def test_chunks_without_a_line_of_nvls_are_refused():
+    with pytest.raises(ValueError, match=r"nvls_chunk has no effect without nvlink.nvls \(got 1e-05 s, allowed none\)"):
+        with_nccl("dgx-a100", {"nvls_chunk": "10 us"}, nodes=2)
 
 
 def test_ll_puts_two_bytes_on_the_wire_for_each_and_ll128_sixteen_fifteenths():

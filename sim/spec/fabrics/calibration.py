@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sim.spec.quantity import BytesPerSecond, Fraction, Seconds, Spec
 
@@ -44,9 +44,22 @@ class Lines(Spec):
 class Nccl(Spec):
     """NCCL on this topology: the generation of GPUs whose column of NCCL's tables decides what is chosen, and lines.
 
-    nvlink: groups inside one node.  network: groups on several nodes.
+    nvlink: groups inside one node.  network: groups on several nodes.  sharp: whether the network's switches add and
+    multicast, as InfiniBand's do with SHARP, so that an all_reduce between nodes may run in them (`collnet`).
+    nvls_chunk_s: time of each round of chunks that an NVLS kernel makes inside a node, besides the time of its bytes
+    (`sim.cost.nccl.nvls_rounds`); without it, the line of nvls is straight.
     """
 
     generation: Generation
     nvlink: Lines
     network: Lines | None = None
+    sharp: bool = False
+    nvls_chunk_s: Seconds | None = Field(default=None, alias="nvls_chunk")
+
+    @model_validator(mode="after")
+    def _chunks_are_those_of_a_line(self) -> Self:
+        if self.nvls_chunk_s is not None and self.nvlink.nvls is None:
+            raise ValueError(
+                f"nvls_chunk has no effect without nvlink.nvls (got {self.nvls_chunk_s:g} s, allowed none)"
+            )
+        return self
