@@ -19,7 +19,7 @@ from sim.spec.topology import Calibrated, Fabric, Floats, Ints
 ROUNDS = 8
 """Choice of the protocol and fit of its line, one after the other; they settle within four."""
 
-FEWEST = 8
+FEWEST = 4
 """Calls of a line below which it keeps the constants that it has."""
 
 KERNELS = ("ll", "ll128", "simple", "sends_ll", "sends", "nvls")
@@ -71,7 +71,7 @@ class _Cell:
 def fit(rows: Iterable[Measured], spec: Calibrated, generation: Generation | None = None) -> Fitted:
     """Lines of the topology, by turns: NCCL's choice for each call, and the line of each protocol through its calls.
 
-    generation: needed where the topology has no `nccl` yet. A line that fewer than eight calls show stays as it was (by
+    generation: needed where the topology has no `nccl` yet. A line that fewer than four calls show stays as it was (by
     NCCL's tables, where there was none).
 
     Raises SimError where neither says the generation, and where the topology has fewer GPUs than a call.
