@@ -11,7 +11,7 @@ import numpy as np
 from sim.cost.collectives import ALGORITHMS, Pattern
 from sim.cost.nccl import WIRE_FACTOR, nvls_piece, nvls_rounds, prior_network
 from sim.spec.fabrics.calibration import PROTOCOLS, Line, Lines
-from sim.spec.topology import Fabric, Floats, Ints, Links, Routes
+from sim.spec.topology import Derived, Fabric, Floats, Ints, Links, Routes
 
 LAUNCH_S = 14.0e-6
 """What NCCL adds to the steps of a ring or a tree with LL128, once a call (base latency in its src/graph/tuning.cc);
@@ -184,30 +184,15 @@ class _Groups:
 
 
 @dataclass(frozen=True, eq=False)
-class _Stepped:
+class _Stepped(Derived):
     """A fabric whose steps inside and between nodes take a protocol's share of their latency."""
 
-    whole: Fabric
     inside: float
     between: float
 
     @property
-    def num_gpus(self) -> int:
-        return self.whole.num_gpus
-
-    @property
-    def gpus_per_node(self) -> int:
-        return self.whole.gpus_per_node
-
-    @property
     def links(self) -> Links:
         return self.whole.links
-
-    def node_of(self, gpus: Ints) -> Ints:
-        return self.whole.node_of(gpus)
-
-    def node_names(self) -> list[str]:
-        return self.whole.node_names()
 
     def routes(self, source: Ints, target: Ints) -> Routes:
         routes = self.whole.routes(source, target)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sim.errors import Problem, SimError
 from sim.spec.fabrics.paths import of_pairs, paths, together
 from sim.spec.fabrics.routing import Hashed
-from sim.spec.topology import Fabric, Ints, Links, Routes
+from sim.spec.topology import Derived, Fabric, Ints, Links, Routes
 
 BROKEN_BYTES_PER_S = 1.0
 """Rate of a broken link in the tables, which divide by rates. No route crosses it."""
@@ -48,7 +48,7 @@ def degraded(fabric: Fabric, links: Mapping[str, float]) -> Fabric:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Degraded:
+class Degraded(Derived):
     """A Fabric with the links of another one at other rates, some of them broken.
 
     A pair of GPUs whose bytes spread over several paths loses those that cross a broken link; at each switch the others
@@ -59,28 +59,9 @@ class Degraded:
     is_broken: (links,).  cable_by_link: name of each broken link's cable.
     """
 
-    whole: Fabric
     links: Links
     is_broken: NDArray[np.bool_]
     cable_by_link: Mapping[int, str]
-
-    @property
-    def num_gpus(self) -> int:
-        """As in the whole fabric."""
-        return self.whole.num_gpus
-
-    @property
-    def gpus_per_node(self) -> int:
-        """As in the whole fabric."""
-        return self.whole.gpus_per_node
-
-    def node_of(self, gpus: Ints) -> Ints:
-        """As in the whole fabric."""
-        return self.whole.node_of(gpus)
-
-    def node_names(self) -> list[str]:
-        """As in the whole fabric."""
-        return self.whole.node_names()
 
     def routes(self, source: Ints, target: Ints) -> Routes:
         """Routes of the whole fabric around what is broken. Raises SimError where a pair has no way left."""

@@ -5,27 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from sim.spec.topology import Fabric, Ints, Links, Routes
+from sim.spec.topology import Derived, Ints, Links, Routes
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Placed:
+class Placed(Derived):
     """A Fabric whose GPU i is GPU `gpus[i]` of the whole one: (GPUs,). Links, switches and their names are the whole's,
     so that the traffic of two of them meets."""
 
-    whole: Fabric
     gpus: Ints
 
     @property
     def num_gpus(self) -> int:
         """GPUs of the job."""
         return len(self.gpus)
-
-    @property
-    def gpus_per_node(self) -> int:
-        """As in the whole fabric; the job may have fewer of them."""
-        return self.whole.gpus_per_node
 
     @property
     def links(self) -> Links:
@@ -35,10 +29,6 @@ class Placed:
     def node_of(self, gpus: Ints) -> Ints:
         """Node of the whole fabric of each GPU of the job."""
         return self.whole.node_of(self.gpus[gpus])
-
-    def node_names(self) -> list[str]:
-        """As in the whole fabric."""
-        return self.whole.node_names()
 
     def routes(self, source: Ints, target: Ints) -> Routes:
         """Routes of the whole fabric between GPUs of the job."""

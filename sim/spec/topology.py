@@ -91,6 +91,32 @@ class Fabric(Hashable, Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """What a Fabric that changes the links or routes of another one has in common with it. A subclass adds `links` and
+    `routes`."""
+
+    whole: Fabric
+
+    @property
+    def num_gpus(self) -> int:
+        """As in the whole fabric."""
+        return self.whole.num_gpus
+
+    @property
+    def gpus_per_node(self) -> int:
+        """As in the whole fabric."""
+        return self.whole.gpus_per_node
+
+    def node_of(self, gpus: Ints) -> Ints:
+        """As in the whole fabric."""
+        return self.whole.node_of(gpus)
+
+    def node_names(self) -> list[str]:
+        """As in the whole fabric."""
+        return self.whole.node_names()
+
+
 class FabricSpec(Sourced):
     """Numbers of a topology file. Each family subclasses it with its own fields and a `build()`."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sim.spec.quotient import quotient
-from sim.spec.topology import FABRICS, Fabric, Links, Routes, graph
+from sim.spec.topology import FABRICS, Derived, Fabric, Links, Routes, graph
 
 GB = 1e9
 PORT = {"bandwidth": 100 * GB, "efficiency": 0.5, "latency": 1e-6}
@@ -91,25 +91,10 @@ def build(family: str, **shape: Any) -> Fabric:
 
 
 @dataclass(frozen=True, eq=False)
-class Slowed:
+class Slowed(Derived):
     """A fabric some of whose links are at half their rate."""
 
-    whole: Fabric
     links: Links
-
-    @property
-    def num_gpus(self) -> int:
-        return self.whole.num_gpus
-
-    @property
-    def gpus_per_node(self) -> int:
-        return self.whole.gpus_per_node
-
-    def node_of(self, gpus: np.ndarray) -> np.ndarray:
-        return self.whole.node_of(gpus)
-
-    def node_names(self) -> list[str]:
-        return self.whole.node_names()
 
     def routes(self, source: np.ndarray, target: np.ndarray) -> Routes:
         return self.whole.routes(source, target)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from sim.spec.colours import Colours, scrambled
 from sim.spec.fabrics.paths import Paths, of_pairs, paths, together
-from sim.spec.topology import Fabric, FabricSpec, Floats, Ints, Links, Routes
+from sim.spec.topology import Derived, Fabric, FabricSpec, Floats, Ints, Links, Routes
 
 Routing = Literal["spread", "adaptive", "ecmp"]
 
@@ -46,38 +46,19 @@ class Switched(FabricSpec):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Hashed:
+class Hashed(Derived):
     """A Fabric that sends all bytes of a pair of NICs over one of the paths of another one.
 
     At every switch the hash of (NIC of the source, NIC of the target, switch, seed) picks a port, in proportion to the
     shares of the whole fabric. As a switch does, it hashes over the ports that lead on: a broken one moves pairs.
     """
 
-    whole: Fabric
     seed: int
-
-    @property
-    def num_gpus(self) -> int:
-        """As in the whole fabric."""
-        return self.whole.num_gpus
-
-    @property
-    def gpus_per_node(self) -> int:
-        """As in the whole fabric."""
-        return self.whole.gpus_per_node
 
     @property
     def links(self) -> Links:
         """As in the whole fabric."""
         return self.whole.links
-
-    def node_of(self, gpus: Ints) -> Ints:
-        """As in the whole fabric."""
-        return self.whole.node_of(gpus)
-
-    def node_names(self) -> list[str]:
-        """As in the whole fabric."""
-        return self.whole.node_names()
 
     def on(self, whole: Fabric) -> Hashed:
         """The same hash over the paths of another fabric."""
