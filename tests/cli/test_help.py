@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from sim.cli import app, bench, calibrate, compare, listing, profile, run, schema, show, sweep, validate
+from sim.cli import app, bench, calibrate, compare, listing, profile, run, schedule, schema, show, sweep, validate
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "run": run.EXAMPLES,
@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "sweep": sweep.EXAMPLES,
     "show": show.EXAMPLES,
     "list": listing.EXAMPLES,
+    "schedule": schedule.EXAMPLES,
     "schema": schema.EXAMPLES,
     "calibrate": calibrate.EXAMPLES,
     "profile": profile.EXAMPLES,
