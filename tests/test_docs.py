@@ -57,7 +57,7 @@ OF_THE_LOADER = {
     "topology.fabric",
     *(f"{part}.use" for part in ("topology", "gpu", "model", "stack")),
 }
-QUICK = {"run", "show", "list", "schema"}
+QUICK = {"run", "show", "list", "schedule", "schema"}
 """Commands that a test can run as they are written; the others are only parsed here and run elsewhere."""
 
 

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from sim.cli import bench, calibrate, collective, compare, listing, profile, run, schema, show, sweep, validate
+from sim.cli import (
+    bench,
+    calibrate,
+    collective,
+    compare,
+    listing,
+    profile,
+    run,
+    schedule,
+    schema,
+    show,
+    sweep,
+    validate,
+)
 from sim.cli.group import Command, Group, epilog
 
 app = typer.Typer(
@@ -24,6 +37,7 @@ for name, module in (
     ("sweep", sweep),
     ("show", show),
     ("list", listing),
+    ("schedule", schedule),
     ("schema", schema),
     ("collective", collective),
     ("profile", profile),

@@ -9,13 +9,13 @@ import yaml
 
 from sim import units
 from sim.cli.output import columns
-from sim.program.lower import lower, num_microbatches
+from sim.program.lower import lower, num_microbatches, stages_of_rank
 from sim.program.shapes import shapes
 from sim.program.stage import units_of_stage
 from sim.results.traffic import TrafficRow, traffic
 from sim.spec.conditions import built_fabric
 from sim.spec.flops import forward_flop_by_term, model_flop
-from sim.spec.layout import edp, layers_of_stages, num_ranks, num_stages
+from sim.spec.layout import edp, layers_of_stages, num_ranks
 from sim.spec.load import dump
 from sim.spec.parameters import parameters
 from sim.spec.quotient import classes
@@ -98,7 +98,7 @@ def _parameters(scenario: Scenario) -> Iterator[list[str]]:
     layout, s = scenario.layout, shapes(scenario)
     held = [
         sum(unit.shard.total for stage in stages for unit in units_of_stage(scenario, stage, s))
-        for stages in (range(pp_rank, num_stages(layout), layout.pp) for pp_rank in range(layout.pp))
+        for stages in (stages_of_rank(layout, pp_rank) for pp_rank in range(layout.pp))
     ]
     for run in _runs(held):
         ranks = f"rank {run[0]}" if len(run) == 1 else f"ranks {run[0]} to {run[-1]}"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.cost.collectives import ALGORITHMS
-from sim.program.table import SCHEDULES
+from sim.errors import SimError
+from sim.program.lower import num_microbatches
+from sim.program.schedule_file import SUFFIX, schedule_of
+from sim.program.table import SCHEDULES, Kind
 from sim.registry import unknown
 from sim.spec.layout import layers_of_stages
 from sim.spec.scenario import Scenario
@@ -18,15 +21,26 @@ def problems(scenario: Scenario) -> list[tuple[str, str]]:
 
 
 def _schedule(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    layout, training = scenario.layout, scenario.training
-    if layout.schedule not in list(SCHEDULES):
-        yield "layout.schedule", unknown("schedule", layout.schedule, list(SCHEDULES))
+    layout = scenario.layout
+    is_file = layout.schedule.endswith(SUFFIX)
+    if not is_file and layout.schedule not in list(SCHEDULES):
+        allowed = [*SCHEDULES, f"a {SUFFIX} file"]
+        yield "layout.schedule", unknown("schedule", layout.schedule, allowed)
         return
-    assert layout.dp is not None
-    microbatches = training.global_batch // (training.micro_batch * layout.dp)
-    refusal = SCHEDULES[layout.schedule].refusal(layout.pp, layout.vpp, microbatches)
+    try:
+        schedule = schedule_of(layout.schedule)
+    except SimError as error:
+        yield "layout.schedule", str(error)
+        return
+    numbers = (layout.pp, layout.vpp, num_microbatches(scenario))
+    refusal = schedule.refusal(*numbers)
     if refusal is not None:
         yield "layout.schedule", refusal
+        return
+    is_split = any(action.stage == 0 and action.kind is Kind.W for action in schedule.table(*numbers)[0])
+    if is_split and not layers_of_stages(layout, scenario.model.num_layers)[0]:
+        message = f"stage 0 has no layers, but {layout.schedule} splits off their weight gradients (allowed 1 or more)"
+        yield "layout.stage_layers", message
 
 
 def _stages(scenario: Scenario) -> Iterator[tuple[str, str]]:

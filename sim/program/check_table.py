@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sim.errors import SimError
-from sim.program.table import Action, Kind, Table, grid
+from sim.program.table import Action, Kind, Placement, Table, awaited, grid, rank_of
 
 Cell = tuple[int, int]
 
@@ -20,27 +20,30 @@ class TableError(SimError):
         super().__init__(f"{message}\n{grid(table, frozenset(cells))}")
 
 
-def check_table(table: Table, p: int, v: int, m: int) -> None:
+def check_table(table: Table, p: int, v: int, m: int, placement: Placement = "loop") -> None:
     """Check a table of p pipeline ranks, v chunks on each and m micro-batches.
 
-    Every (stage, micro-batch) runs F once and either B once or I and W once each, on rank stage % p, in that order, and
-    ranks that run their actions in order and wait for their neighbours all come to the end.
+    Every (stage, micro-batch) runs F once and either B once or I and W once each, on the rank where the stage lies, in
+    that order, and ranks that run their actions in order and wait for their neighbours all come to the end.
 
     Raises TableError, with the grid and the offending cells marked.
     """
     if len(table) != p:
         raise TableError(f"the table has {len(table)} ranks (allowed {p})", table, ())
-    _check_actions(table, p * v, m)
-    _check_counts(table, p * v, m)
+    _check_actions(table, p * v, m, placement)
+    _check_counts(table, p * v, m, placement)
     _check_order(table)
     _check_progress(table, p * v)
 
 
-def _check_actions(table: Table, num_stages: int, m: int) -> None:
+def _check_actions(table: Table, num_stages: int, m: int, placement: Placement) -> None:
     seen: set[Action] = set()
     for rank, row in enumerate(table):
         for position, action in enumerate(row):
-            problem = _problem_of_action(action, rank, len(table), num_stages, m)
+            problem = _problem_of_action(action, num_stages, m)
+            home = rank_of(action.stage, len(table), placement)
+            if problem is None and home != rank:
+                problem = f"{action} runs on rank {rank}, but stage {action.stage} lives on rank {home}"
             if problem is None and action in seen:
                 problem = f"{action} runs twice"
             if problem is not None:
@@ -48,34 +51,32 @@ def _check_actions(table: Table, num_stages: int, m: int) -> None:
             seen.add(action)
 
 
-def _problem_of_action(action: Action, rank: int, p: int, num_stages: int, m: int) -> str | None:
+def _problem_of_action(action: Action, num_stages: int, m: int) -> str | None:
     if not 0 <= action.stage < num_stages:
         return f"{action} is of stage {action.stage} (allowed 0 to {num_stages - 1})"
     if not 0 <= action.microbatch < m:
         return f"{action} is of micro-batch {action.microbatch} (allowed 0 to {m - 1})"
-    if action.stage % p != rank:
-        return f"{action} runs on rank {rank}, but stage {action.stage} lives on rank {action.stage} % {p}"
     return None
 
 
-def _check_counts(table: Table, num_stages: int, m: int) -> None:
+def _check_counts(table: Table, num_stages: int, m: int, placement: Placement) -> None:
     present = {action for row in table for action in row}
     for stage in range(num_stages):
         for mb in range(m):
             kinds = {kind for kind in Kind if Action(stage, kind, mb) in present}
             wanted = _SPLIT if kinds & {Kind.I, Kind.W} else _WHOLE
             if kinds != set(wanted):
-                _raise_counts(table, stage, mb, kinds, wanted)
+                _raise_counts(table, rank_of(stage, len(table), placement), stage, mb, kinds)
 
 
-def _raise_counts(table: Table, stage: int, mb: int, kinds: set[Kind], wanted: tuple[Kind, ...]) -> None:
+def _raise_counts(table: Table, rank: int, stage: int, mb: int, kinds: set[Kind]) -> None:
     """A superfluous action is marked where it stands, a missing one at the end of its rank's row."""
+    wanted = _SPLIT if kinds & {Kind.I, Kind.W} else _WHOLE
     extra = kinds - set(wanted)
     if extra:
         cells = [cell for cell, action in _cells(table) if action == Action(stage, Kind.B, mb)]
         raise TableError(f"{stage}B{mb} runs beside {stage}I{mb} or {stage}W{mb} (allowed B, or I and W)", table, cells)
     missing = [Action(stage, kind, mb) for kind in wanted if kind not in kinds]
-    rank = stage % len(table)
     longer = tuple((*row, *missing) if index == rank else row for index, row in enumerate(table))
     end = len(table[rank])
     message = f"rank {rank} never runs {', '.join(map(str, missing))} (marked at the end of its row)"
@@ -114,20 +115,10 @@ def _check_progress(table: Table, num_stages: int) -> None:
                 is_moving = True
     stuck = [(rank, position[rank]) for rank, row in enumerate(table) if position[rank] < len(row)]
     if stuck:
-        waits = [f"{table[rank][at]} for {_awaited(table[rank][at], num_stages)[0]}" for rank, at in stuck]
+        waits = [f"{table[rank][at]} for {awaited(table[rank][at], num_stages)[0]}" for rank, at in stuck]
         raise TableError(f"deadlock: {', '.join(waits)}", table, stuck)
 
 
-def _awaited(action: Action, num_stages: int) -> tuple[Action, ...]:
-    """What the neighbour stage sends before `action` can run: one of these."""
-    mb = action.microbatch
-    if action.kind is Kind.F and action.stage > 0:
-        return (Action(action.stage - 1, Kind.F, mb),)
-    if action.kind in (Kind.B, Kind.I) and action.stage < num_stages - 1:
-        return Action(action.stage + 1, Kind.B, mb), Action(action.stage + 1, Kind.I, mb)
-    return ()
-
-
 def _is_ready(action: Action, done: set[Action], num_stages: int) -> bool:
-    awaited = _awaited(action, num_stages)
-    return not awaited or any(needed in done for needed in awaited)
+    needed = awaited(action, num_stages)
+    return not needed or any(each in done for each in needed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sim.program.activations import (
@@ -14,12 +14,14 @@ from sim.program.activations import (
     input_bytes,
     kept_bytes,
     layer_kept,
+    operand_bytes,
     remade_bytes,
 )
+from sim.program.pieces import Exchange, Linear, flat
 from sim.program.shapes import BYTES, Shapes
 from sim.program.shards import Shard
 from sim.program.stage import DEFAULT_PREFETCH_LAYERS, Replication, Unit
-from sim.program.table import RELEASES, Action, Kind
+from sim.program.table import Action, Kind
 from sim.spec.layout import layers_of_stages
 from sim.spec.scenario import Scenario
 from sim.spec.training import Training, recomputed_modules
@@ -86,15 +88,24 @@ NOTHING = Held()
 @dataclass(frozen=True)
 class UnitHeld:
     """What one micro-batch takes in a unit of a stage: from its forward pass to the end of its backward pass, and more
-    while either runs."""
+    while either runs.
+
+    for_weights: where the backward pass is split, from the end of I to the end of W: what its weight gradients need.
+    """
 
     kept: Held
     forward: Held = NOTHING
     backward: Held = NOTHING
+    for_weights: Held = NOTHING
 
     def beside(self, forward: Held, backward: Held) -> UnitHeld:
         """The unit with more that is held while its passes run."""
-        return UnitHeld(self.kept, self.forward + forward, self.backward + backward)
+        return UnitHeld(self.kept, self.forward + forward, self.backward + backward, self.for_weights)
+
+    @cached_property
+    def split(self) -> Held:
+        """While I runs: what the forward pass kept and more, or already what W needs, whichever takes more."""
+        return max(self.kept + self.backward, self.for_weights, key=_total)
 
 
 @dataclass(frozen=True)
@@ -114,18 +125,38 @@ class StageHeld:
         return self._sums[-1] if self._sums else NOTHING
 
     @cached_property
+    def _left(self) -> tuple[Held, ...]:
+        """What weight gradients need of each unit and all that come after it in the forward pass."""
+        return tuple(itertools.accumulate(unit.for_weights for unit in reversed(self.units)))[::-1]
+
+    @cached_property
+    def for_weights(self) -> Held:
+        """Between I and W."""
+        return self._left[0] if self._left else NOTHING
+
+    @cached_property
     def phases(self) -> dict[Kind, tuple[Held, ...]]:
         """While each unit runs, in the order of the pass. A backward pass drops what a unit kept when it is through
-        with it; a split one not before its weight gradient."""
+        with it; a split one what its weight gradients do not need, and they drop that."""
         pairs = list(zip(self.units, self._sums, strict=True))
         if not pairs:
             return dict.fromkeys(Kind, (NOTHING,))
+        done = [*self._left[1:], NOTHING]
+        split = [kept - unit.kept + unit.split + left for (unit, kept), left in zip(pairs, done, strict=True)]
         return {
             Kind.F: tuple(kept + unit.forward for unit, kept in pairs),
             Kind.B: tuple(kept + unit.backward for unit, kept in reversed(pairs)),
-            Kind.I: tuple(self.kept + unit.backward for unit in reversed(self.units)),
-            Kind.W: (self.kept,),
+            Kind.I: tuple(reversed(split)),
+            Kind.W: tuple(itertools.accumulate(unit.for_weights for unit in self.units))[::-1],
         }
+
+    def before(self, kind: Kind) -> Held:
+        """What a micro-batch holds as a pass of it begins."""
+        return {Kind.F: NOTHING, Kind.W: self.for_weights}.get(kind, self.kept)
+
+    def after(self, kind: Kind) -> Held:
+        """What a micro-batch holds as a pass of it ends."""
+        return {Kind.F: self.kept, Kind.I: self.for_weights}.get(kind, NOTHING)
 
     @cached_property
     def fullest(self) -> dict[Kind, Held]:
@@ -147,13 +178,13 @@ class Step:
 
 
 def walk(row: Sequence[Action], stages: Sequence[StageHeld]) -> Iterator[Step]:
-    """The actions of a rank in order. A forward pass leaves what its backward pass needs; a backward pass, or its
-    weight gradient where that is split off, drops it."""
+    """The actions of a rank in order. A forward pass leaves what its backward pass needs; a backward pass drops it. Of
+    a split one the input gradient leaves what the weight gradients need."""
     total = NOTHING
     for action in row:
-        kept = stages[action.stage].kept
-        others = total if action.kind is Kind.F else total - kept
-        total = others if action.kind in RELEASES else others + kept
+        stage = stages[action.stage]
+        others = total - stage.before(action.kind)
+        total = others + stage.after(action.kind)
         yield Step(action, others, total)
 
 
@@ -187,9 +218,33 @@ def stages_held(
             next(of_layers) if unit.is_layer else _end_held(scenario, s, is_head=stage > 0 or place > 0)
             for place, unit in enumerate(units)
         ]
+        own = [replace(held, for_weights=for_weights(unit, s)) for held, unit in zip(own, units, strict=True)]
         pairs = zip(own, _gathered(scenario, units, rep, s), strict=True)
-        found.append(StageHeld(tuple(unit.beside(*gathered) for unit, gathered in pairs)))
+        found.append(StageHeld(tuple(held.beside(*gathered) for held, gathered in pairs)))
     return tuple(found)
+
+
+def for_weights(unit: Unit, s: Shapes) -> Held:
+    """Input and output gradient of every product of a unit: (m, k) and (m, n) values, as the product reads them.
+
+    A layer with 4 h wide GELU keeps 14 s b h + 18 s b h = 32 s b h bytes, as arXiv 2401.10241 appendix A counts (M_W).
+    An input of which sequence parallelism keeps a part is gathered again. The head's output gradient counts as logits.
+    Error: products that read the same tensor (latent attention's down-projections, the router and a shared expert)
+    each count it.
+    """
+    total = NOTHING
+    pieces = list(flat(unit.pieces))
+    for piece, before in zip(pieces, [None, *pieces], strict=False):
+        if isinstance(piece, Linear):
+            rows = piece.m * (piece.experts or 1)
+            is_part = isinstance(before, Exchange) and before.regathers
+            each = BYTES if piece.format == s.format_16 else operand_bytes(s)
+            inputs_bytes, outputs_bytes = each * rows * piece.k / (s.tp if is_part else 1), each * rows * piece.n
+            if piece.cause == "head":
+                total += Held(inputs_bytes, outputs_bytes)
+            else:
+                total += Held(inputs_bytes + outputs_bytes)
+    return total
 
 
 def _num_recomputed(training: Training, num_layers: int) -> int:

@@ -14,6 +14,7 @@ from sim.program.fold import Folding, fold, unfolded
 from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD, Block, Collective, Payload, Send
 from sim.program.program import Program, SimulatedRank
 from sim.program.ranks import STREAM_INDEX, Payloads, RankTable, rank_table
+from sim.program.schedule_file import schedule_of
 from sim.program.shapes import BYTES, shapes
 from sim.program.stage import (
     DEFAULT_PREFETCH_LAYERS,
@@ -22,12 +23,14 @@ from sim.program.stage import (
     backward_block,
     end_block,
     forward_block,
+    input_gradient_block,
     replication,
     units_of_stage,
+    weight_gradient_block,
 )
-from sim.program.table import SCHEDULES, Action, Kind, Table
+from sim.program.table import RELEASES, Action, Kind, Table, awaited, rank_of, stages_of
 from sim.spec.conditions import Conditions, operation_factors, speeds
-from sim.spec.layout import num_stages, pp_ranks
+from sim.spec.layout import Layout, num_stages, pp_ranks
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric, Floats, Ints
 
@@ -46,7 +49,12 @@ def num_microbatches(scenario: Scenario) -> int:
 def schedule_table(scenario: Scenario) -> Table:
     """The table of the scenario's schedule."""
     layout = scenario.layout
-    return SCHEDULES[layout.schedule].table(layout.pp, layout.vpp, num_microbatches(scenario))
+    return schedule_of(layout.schedule).table(layout.pp, layout.vpp, num_microbatches(scenario))
+
+
+def stages_of_rank(layout: Layout, pp_rank: int) -> tuple[int, ...]:
+    """Virtual stages of a pipeline rank, by chunk, where the layout's schedule puts them."""
+    return stages_of(pp_rank, layout.pp, layout.vpp, schedule_of(layout.schedule).placement)
 
 
 def lower(scenario: Scenario, fabric: Fabric, fidelity: Fidelity) -> Program:
@@ -112,15 +120,13 @@ def _paced(program: Program, scenario: Scenario, speed: Floats) -> Program:
 
 def _rank_tables(scenario: Scenario, payloads: Payloads) -> list[RankTable]:
     """One table for each pipeline rank."""
-    layout = scenario.layout
     prefetch = scenario.training.prefetch_layers
     ahead = DEFAULT_PREFETCH_LAYERS if prefetch is None else prefetch
     blocks = _Blocks(scenario)
     tables = []
     for pp_rank, actions in enumerate(schedule_table(scenario)):
-        stages = range(pp_rank, num_stages(layout), layout.pp)
         sequence: list[Action | None] = [*actions, None]
-        tables.append(rank_table(sequence, blocks.of_rank(pp_rank, stages, actions), payloads, prefetch=ahead))
+        tables.append(rank_table(sequence, blocks.of_rank(pp_rank, actions), payloads, prefetch=ahead))
     return tables
 
 
@@ -137,15 +143,15 @@ class _Blocks:
         scattered = scenario.stack.sends == "scattered" and layout.tp > 1 and not layout.sequence_parallel
         self._gather = Collective("tp", "all_gather", "tp", nbytes) if scattered else None
         nbytes /= layout.tp if scattered else 1
-        self._sends = {Kind.F: Send(PP_FORWARD, nbytes), Kind.B: Send(PP_BACKWARD, nbytes)}
+        self._sends = {stream: Send(stream, nbytes) for stream in (PP_FORWARD, PP_BACKWARD)}
         self._units: dict[Unit, Unit] = {}
         self._built: dict[tuple[object, ...], Block] = {}
 
-    def of_rank(self, pp_rank: int, stages: range, actions: tuple[Action, ...]) -> list[Block]:
+    def of_rank(self, pp_rank: int, actions: tuple[Action, ...]) -> list[Block]:
         """A block for each action of a pipeline rank, and the one that ends the step."""
-        first = {stage: next(a for a in actions if (a.stage, a.kind) == (stage, Kind.F)) for stage in stages}
-        last = {stage: next(a for a in reversed(actions) if (a.stage, a.kind) == (stage, Kind.B)) for stage in stages}
-        units = {stage: self._units_of(stage) for stage in stages}
+        units = {stage: self._units_of(stage) for stage in stages_of_rank(self._scenario.layout, pp_rank)}
+        first = {action.stage: action for action in reversed(actions) if action.kind is Kind.F}
+        last = {action.stage: action for action in actions if action.kind in RELEASES}
         blocks = []
         for action in actions:
             is_edge = action in (first[action.stage], last[action.stage])
@@ -159,27 +165,45 @@ class _Blocks:
 
     def _hop(self, action: Action) -> Hop:
         """What an action sends on, and gathers of what it got; nothing at the pipeline's ends and within a rank."""
-        layout = self._scenario.layout
+        if action.kind is Kind.W:
+            return Hop()
         step = 1 if action.kind is Kind.F else -1
-
-        def is_stage(stage: int) -> bool:
-            return layout.pp > 1 and 0 <= stage < num_stages(layout)
-
+        stream = hop_stream(action.stage, action.stage + step, self._scenario.layout)
+        comes = hop_stream(action.stage - step, action.stage, self._scenario.layout)
         return Hop(
-            send=self._sends[action.kind] if is_stage(action.stage + step) else None,
-            gather=self._gather if is_stage(action.stage - step) else None,
+            send=None if stream is None else self._sends[stream],
+            gather=None if comes is None else self._gather,
         )
 
     def _block(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, *, is_edge: bool) -> Block:
         key = (*map(id, units), kind, hop, is_edge)
         if key not in self._built:
-            if kind is Kind.F:
-                self._built[key] = forward_block(units, self._rep, self._shapes, is_first=is_edge, hop=hop)
-            else:
-                training = self._scenario.training
-                block = backward_block(units, self._rep, self._shapes, training, is_last=is_edge, hop=hop)
-                self._built[key] = block
+            self._built[key] = self._build(units, kind, hop, is_edge=is_edge)
         return self._built[key]
+
+    def _build(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, *, is_edge: bool) -> Block:
+        rep, s, training = self._rep, self._shapes, self._scenario.training
+        match kind:
+            case Kind.F:
+                return forward_block(units, rep, s, is_first=is_edge, hop=hop)
+            case Kind.B:
+                return backward_block(units, rep, s, training, is_last=is_edge, hop=hop)
+            case Kind.I:
+                return input_gradient_block(units, rep, s, training, hop=hop)
+            case Kind.W:
+                return weight_gradient_block(units, rep, is_last=is_edge)
+
+
+def hop_stream(source: int, target: int, layout: Layout) -> str | None:
+    """The stream on which virtual stage `source` sends to its neighbour `target`, by whether that lies on the next
+    pipeline rank or on the one before; None where there is no such stage, or it lies on the same rank."""
+    if not (0 <= source < num_stages(layout) and 0 <= target < num_stages(layout)):
+        return None
+    placement = schedule_of(layout.schedule).placement
+    if rank_of(source, layout.pp, placement) == rank_of(target, layout.pp, placement):
+        return None
+    is_reversed = placement == "v" and source // layout.pp % 2 == 1
+    return PP_FORWARD if (target > source) != is_reversed else PP_BACKWARD
 
 
 def assemble(
@@ -302,13 +326,14 @@ def _arrivals(
     """Edges from each send to the operations of the receiver that consume it."""
     local: dict[tuple[int, str], tuple[int, Ints, Ints]] = {}
     pp = len(tables)
+    num_stages = 1 + max(action.stage for table in tables for action in table.entries)
     edges = []
     for index, rank in enumerate(ranks):
-        for stream, kind, step in ((PP_FORWARD, Kind.F, -1), (PP_BACKWARD, Kind.B, 1)):
+        for stream, step in ((PP_FORWARD, -1), (PP_BACKWARD, 1)):
             sender_pp = (rank.pp_rank + step) % pp
             key = (rank.pp_rank, stream)
             if key not in local:
-                local[key] = (sender_pp, *_matched(tables[sender_pp], tables[rank.pp_rank], kind, step))
+                local[key] = (sender_pp, *_matched(tables[sender_pp], tables[rank.pp_rank], stream, num_stages))
             _, sent, consumed = local[key]
             if len(sent):
                 sender = ranks[flow_of.sender[index, stream]]
@@ -317,13 +342,13 @@ def _arrivals(
     return edges
 
 
-def _matched(sender: RankTable, receiver: RankTable, kind: Kind, step: int) -> tuple[Ints, Ints]:
-    """(send, consuming operation) pairs between two pipeline ranks, matched by stage and micro-batch."""
+def _matched(sender: RankTable, receiver: RankTable, stream: str, num_stages: int) -> tuple[Ints, Ints]:
+    """(send, consuming operation) pairs between two pipeline ranks on a stream, matched by stage and micro-batch."""
     pairs = []
     for action, entries in receiver.entries.items():
-        if action.kind is kind:
-            send = sender.sends.get(Action(action.stage + step, kind, action.microbatch))
-            if send is not None:
+        for source in awaited(action, num_stages):
+            send = sender.sends.get(source)
+            if send is not None and sender.stream[send] == STREAM_INDEX[stream]:
                 pairs += [(send, entry) for entry in entries]
     table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return table[:, 0], table[:, 1]

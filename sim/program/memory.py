@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from sim import units
 from sim.program.held import NOTHING, OPTIMIZER_WORK_BYTES, Held, StageHeld, fullest, replicated, stages_held
-from sim.program.lower import schedule_table
+from sim.program.lower import schedule_table, stages_of_rank
 from sim.program.model_state import ModelState, model_state
 from sim.program.pieces import Exchange, Piece, flat
 from sim.program.shapes import BYTES, Shapes, shapes
@@ -151,7 +151,7 @@ def ranks_memory(scenario: Scenario) -> tuple[RankMemory, ...]:
     held = stages_held(scenario, units_by_stage, rep, s)
     found = []
     for pp_rank, row in enumerate(schedule_table(scenario)):
-        parts = units_by_stage[pp_rank :: layout.pp]
+        parts = [units_by_stage[stage] for stage in stages_of_rank(layout, pp_rank)]
         found.append(
             RankMemory(
                 pp_rank=pp_rank,

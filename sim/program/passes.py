@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sim.cost.kernels import Kernel
 from sim.program.operations import BlockBuilder, Collective
-from sim.program.pieces import Core, Exchange, Linear, Part, Piece, Pointwise
+from sim.program.pieces import Core, Exchange, Linear, Part, Piece, Pointwise, flat
 from sim.spec.training import Module
 
 
@@ -74,13 +74,19 @@ def forward_pass(run: PassBuilder, pieces: Sequence[Piece], label: str = FORWARD
 
 
 def backward_pass(
-    run: PassBuilder, pieces: Sequence[Piece], *, overlaps: bool, recomputes: frozenset[Module] = frozenset()
+    run: PassBuilder,
+    pieces: Sequence[Piece],
+    *,
+    overlaps: bool,
+    recomputes: frozenset[Module] = frozenset(),
+    is_split: bool = False,
 ) -> None:
     """Backward pass of `pieces`, last piece first.
 
     overlaps: where a product follows communication in the forward pass (column-parallel), the input is gathered again
     beside the input-gradient product, and the input's gradient is reduced beside the weight-gradient product.
-    recomputes: parts whose forward pass runs again first.
+    recomputes: parts whose forward pass runs again first.  is_split: whether the weight gradients of products are left
+    for `weight_gradients`.
     """
     reverse = list(reversed(pieces))
     position = 0
@@ -90,35 +96,41 @@ def backward_pass(
         position += 1
         match piece, before:
             case Linear(), Exchange() if before.backward is not None and before.forward != "all_to_all":
-                _column_parallel(run, piece, before, overlaps=overlaps)
+                _column_parallel(run, piece, before, overlaps=overlaps, is_split=is_split)
                 position += 1
             case Linear(), _:
-                run.add(BACKWARD, piece.input_gradient(), *piece.weight_gradient())
+                run.add(BACKWARD, piece.input_gradient(), *([] if is_split else piece.weight_gradient()))
             case Pointwise(), _:
                 if piece.backward_bytes:
                     run.add(BACKWARD, piece.backward())
             case Core(), _:
                 run.add(BACKWARD, *piece.backward)
             case Part(), _:
-                _part(run, piece, before, overlaps=overlaps, recomputes=recomputes)
+                left = _start_part(run, piece, before, recomputes)
+                backward_pass(run, piece.pieces, overlaps=overlaps, recomputes=left, is_split=is_split)
             case Exchange(), _:
                 if piece.backward is not None:
                     run.exchange(piece, piece.backward)
 
 
-def _part(run: PassBuilder, part: Part, before: Piece | None, *, overlaps: bool, recomputes: frozenset[Module]) -> None:
-    """A part's backward pass; what was gathered for it (keys and values) is gathered again."""
+def _start_part(run: PassBuilder, part: Part, before: Piece | None, recomputes: frozenset[Module]) -> frozenset[Module]:
+    """What comes before a part's backward pass: what was gathered for it (keys and values) is gathered again, and its
+    forward pass runs again where it is recomputed. Returns what is left to recompute inside."""
     if isinstance(before, Exchange) and before.regathers:
         run.exchange(before, "all_gather")
-    if part.module in recomputes:
-        forward_pass(run, part.pieces, RECOMPUTE)
-        recomputes = frozenset()
-    backward_pass(run, part.pieces, overlaps=overlaps, recomputes=recomputes)
+    if part.module not in recomputes:
+        return recomputes
+    forward_pass(run, part.pieces, RECOMPUTE)
+    return frozenset()
 
 
-def _column_parallel(run: PassBuilder, linear: Linear, exchange: Exchange, *, overlaps: bool) -> None:
+def _column_parallel(run: PassBuilder, linear: Linear, exchange: Exchange, *, overlaps: bool, is_split: bool) -> None:
     """Gradients of a product whose input was gathered (or copied) for it: what is sent runs beside what is computed."""
     assert exchange.backward is not None
+    if is_split:
+        run.add(BACKWARD, linear.input_gradient())
+        run.exchange(exchange, exchange.backward)
+        return
     gather = run.start(exchange, "all_gather") if exchange.regathers else None
     if not overlaps:
         if gather is not None:
@@ -132,3 +144,17 @@ def _column_parallel(run: PassBuilder, linear: Linear, exchange: Exchange, *, ov
         run.wait(gather)
     run.add(BACKWARD, *linear.weight_gradient())
     run.wait(reduce)
+
+
+def weight_gradients(run: PassBuilder, pieces: Sequence[Piece]) -> None:
+    """Weight gradients of the products in `pieces`, last one first: what a split backward pass leaves for later.
+
+    Where sequence parallelism kept a part of a product's input, it is gathered again. Gradients of a norm's weight and
+    of the embedding stay with the kernels of the backward pass, which give them beside the input's gradient.
+    """
+    reverse = list(reversed(list(flat(pieces))))
+    for piece, before in zip(reverse, [*reverse[1:], None], strict=True):
+        if isinstance(piece, Linear):
+            if isinstance(before, Exchange) and before.regathers:
+                run.exchange(before, "all_gather")
+            run.add(BACKWARD, *piece.weight_gradient())

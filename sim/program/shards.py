@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sim.program.schedule_file import schedule_of
 from sim.program.shapes import padded_vocab
+from sim.program.table import rank_of
+from sim.spec.layout import Layout, num_stages
 from sim.spec.parameters import layer_parameters, norm_parameters
 from sim.spec.scenario import Scenario
 
@@ -54,5 +57,11 @@ def head_shard(scenario: Scenario) -> Shard:
     """The final norm and the head. A tied head is a copy where the pipeline parts it from the embedding, else none."""
     model = scenario.model
     norm = Shard(norm_parameters(model, model.hidden))
-    is_own = not model.tied_embeddings or scenario.layout.pp > 1
+    is_own = not model.tied_embeddings or not ends_meet(scenario.layout)
     return norm + (vocabulary_shard(scenario) if is_own else Shard(0))
+
+
+def ends_meet(layout: Layout) -> bool:
+    """Whether the first and the last virtual stage lie on the same pipeline rank."""
+    last = num_stages(layout) - 1
+    return rank_of(last, layout.pp, schedule_of(layout.schedule).placement) == 0

@@ -2,7 +2,8 @@
 
 Data parallelism enters here. ZeRO-0 all-reduces gradients, ZeRO-1 and ZeRO-2 scatter them and gather parameters,
 ZeRO-3 gathers every layer before each use and scatters its gradient. Without ZeRO-2, gradients are reduced once, in
-the last backward pass of the stage; with it, in every one, because no rank may keep all of them.
+the last backward pass of the stage; with it, in every one, because no rank may keep all of them. Where the backward
+pass is split, they are reduced as the weight gradients come, which need no parameters.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ from sim.cost.kernels import Stream
 from sim.program.layers import embedding, head, layer
 from sim.program.operations import Block, BlockBuilder, Collective, Send
 from sim.program.optimizer import optimizer_kernels
-from sim.program.passes import BACKWARD, FORWARD, RECOMPUTE, PassBuilder, backward_pass, forward_pass
+from sim.program.passes import (
+    BACKWARD,
+    FORWARD,
+    RECOMPUTE,
+    PassBuilder,
+    backward_pass,
+    forward_pass,
+    weight_gradients,
+)
 from sim.program.pieces import Linear, Piece, flat
 from sim.program.pointwise import weight_cast
 from sim.program.shapes import BYTES, Shapes, shapes
-from sim.program.shards import Shard, embedding_shard, head_shard, layer_shard, vocabulary_shard
+from sim.program.shards import Shard, embedding_shard, ends_meet, head_shard, layer_shard, vocabulary_shard
 from sim.spec.layout import edp, layers_of_stages, num_ranks, num_stages
 from sim.spec.scenario import Scenario
 from sim.spec.training import Training, recomputed_modules
@@ -205,40 +214,107 @@ def _prepared(unit: Unit, rep: Replication, s: Shapes, *, casts: bool) -> Iterat
 def backward_block(
     units: Sequence[Unit], rep: Replication, s: Shapes, training: Training, *, is_last: bool, hop: Hop
 ) -> Block:
-    """Backward pass of one micro-batch. The last one of the step (with ZeRO-2 and ZeRO-3 every one) reduces gradients:
-    bucket by bucket beside the layers that follow, or after all of them."""
+    """Full backward pass of one micro-batch. The last one of the step (with ZeRO-2 and ZeRO-3 every one) reduces
+    gradients: bucket by bucket beside the layers that follow, or after all of them."""
     builder = BlockBuilder()
     run = PassBuilder(builder)
     hop.receive(run)
     order = list(reversed(units))
-    reduces = is_last or rep.zero >= 2
-    full = {index: shard for shard, index in buckets(order, rep)} if reduces else {}
-    late: list[Collective] = []
+    reductions = _Reductions(run, rep, order, is_last=is_last)
     gathers = [_gather(builder, rep, unit.shard) if rep.zero == 3 else [] for unit in order]
     recomputed = recomputed_units(order, training)
     for index, unit in enumerate(order):
-        for gather in gathers[index]:
-            run.wait(gather)
-        run.add(BACKWARD, *_prepared(unit, rep, s, casts=rep.zero == 3))
-        if index in recomputed:
-            forward_pass(run, unit.pieces, RECOMPUTE)
+        _start_backward(run, unit, gathers[index], rep, s, is_recomputed=index in recomputed)
         backward_pass(run, unit.pieces, overlaps=training.overlap.tensor, recomputes=recomputed_modules(training))
-        run.add(BACKWARD, *rep.copy_in(unit.shard))
-        calls = list(rep.reductions(full[index])) if index in full else []
-        if rep.zero == 3 or (calls and rep.overlaps_reduce):
-            run.flush()
+        calls = reductions.ready(index)
         if rep.zero == 3:
+            run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
-        if rep.overlaps_reduce:
-            for call in calls:
-                builder.communicate(call)
-        else:
-            late += calls
+        reductions.start(calls)
     run.flush()
     if hop.send is not None:
         builder.communicate(hop.send)
-    builder.tail += [builder.communicate(call) for call in late]
+    reductions.finish()
     return builder.build()
+
+
+def input_gradient_block(units: Sequence[Unit], rep: Replication, s: Shapes, training: Training, *, hop: Hop) -> Block:
+    """Backward pass of one micro-batch without the weight gradients of its products. Recomputation runs here."""
+    builder = BlockBuilder()
+    run = PassBuilder(builder)
+    hop.receive(run)
+    order = list(reversed(units))
+    gathers = [_gather(builder, rep, unit.shard) if rep.zero == 3 else [] for unit in order]
+    recomputed = recomputed_units(order, training)
+    for index, unit in enumerate(order):
+        _start_backward(run, unit, gathers[index], rep, s, is_recomputed=index in recomputed)
+        modules = recomputed_modules(training)
+        backward_pass(run, unit.pieces, overlaps=training.overlap.tensor, recomputes=modules, is_split=True)
+        if rep.zero == 3:
+            run.flush()
+            builder.uses.append((tuple(gathers[index]), builder.last()))
+    run.flush()
+    if hop.send is not None:
+        builder.communicate(hop.send)
+    return builder.build()
+
+
+def weight_gradient_block(units: Sequence[Unit], rep: Replication, *, is_last: bool) -> Block:
+    """Weight gradients of the products of one micro-batch, and the reduction of gradients as in `backward_block`."""
+    builder = BlockBuilder()
+    run = PassBuilder(builder)
+    order = list(reversed(units))
+    reductions = _Reductions(run, rep, order, is_last=is_last)
+    for index, unit in enumerate(order):
+        weight_gradients(run, unit.pieces)
+        reductions.start(reductions.ready(index))
+    run.flush()
+    reductions.finish()
+    return builder.build()
+
+
+def _start_backward(
+    run: PassBuilder, unit: Unit, gathers: Sequence[int], rep: Replication, s: Shapes, *, is_recomputed: bool
+) -> None:
+    """What comes before the backward pass of a unit: gathered parameters, and its forward pass once more."""
+    for gather in gathers:
+        run.wait(gather)
+    run.add(BACKWARD, *_prepared(unit, rep, s, casts=rep.zero == 3))
+    if is_recomputed:
+        forward_pass(run, unit.pieces, RECOMPUTE)
+
+
+class _Reductions:
+    """Reductions of a block's gradients: none, or bucket by bucket beside what follows, or late, after all of it.
+
+    order: the block's units as their gradients come.
+    """
+
+    def __init__(self, run: PassBuilder, rep: Replication, order: Sequence[Unit], *, is_last: bool) -> None:
+        self._run, self._rep, self._order = run, rep, order
+        is_reduced = is_last or rep.zero >= 2
+        self._full = {index: shard for shard, index in buckets(order, rep)} if is_reduced else {}
+        self._late: list[Collective] = []
+
+    def ready(self, index: int) -> list[Collective]:
+        """Copy the gradients of a unit to where they are reduced: the calls that they fill."""
+        self._run.add(BACKWARD, *self._rep.copy_in(self._order[index].shard))
+        return list(self._rep.reductions(self._full[index])) if index in self._full else []
+
+    def start(self, calls: Sequence[Collective]) -> None:
+        """Start the calls beside what follows, or keep them."""
+        if not self._rep.overlaps_reduce:
+            self._late += calls
+            return
+        if calls:
+            self._run.flush()
+        for call in calls:
+            self._run.builder.communicate(call)
+
+    def finish(self) -> None:
+        """Start what was kept; the next block waits for it."""
+        builder = self._run.builder
+        builder.tail += [builder.communicate(call) for call in self._late]
 
 
 def recomputed_units(order: Sequence[Unit], training: Training) -> frozenset[int]:
@@ -263,7 +339,7 @@ def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[i
     for units in stages.values():
         for unit in units:
             shard += unit.shard
-    if model.tied_embeddings and layout.pp > 1 and pp_rank in (0, layout.pp - 1):
+    if model.tied_embeddings and not ends_meet(layout) and pp_rank in (0, layout.pp - 1):
         tied = vocabulary_shard(scenario)
         builder.wait(
             builder.communicate(Collective("embedding", "all_reduce", "embedding", tied.total * rep.grad_bytes))

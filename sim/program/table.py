@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from typing import Protocol
+from typing import Literal, Protocol
 
 from sim.errors import SimError
 from sim.registry import Registry
@@ -36,9 +36,71 @@ class Action:
 
 Table = tuple[tuple[Action, ...], ...]
 
+Placement = Literal["loop", "v"]
+"""How chunks lie on p ranks. `loop`: stage s on rank s % p. `v`: odd chunks in reverse, so that stage p follows p - 1
+on the same rank, and the first and the last of two chunks share rank 0."""
+
+
+def rank_of(stage: int, p: int, placement: Placement) -> int:
+    """Pipeline rank of a virtual stage.
+
+    >>> [rank_of(stage, 3, "v") for stage in range(6)]
+    [0, 1, 2, 2, 1, 0]
+    """
+    chunk, place = divmod(stage, p)
+    return p - 1 - place if placement == "v" and chunk % 2 else place
+
+
+def stages_of(rank: int, p: int, v: int, placement: Placement) -> tuple[int, ...]:
+    """Virtual stages of a pipeline rank, by chunk.
+
+    >>> stages_of(0, 3, 2, "v")
+    (0, 5)
+    """
+    return tuple(stage for stage in range(p * v) if rank_of(stage, p, placement) == rank)
+
+
+def awaited(action: Action, num_stages: int) -> tuple[Action, ...]:
+    """What the neighbour stage does before `action` can run, one of these: F for F, B or I for B and I."""
+    mb = action.microbatch
+    if action.kind is Kind.F and action.stage > 0:
+        return (Action(action.stage - 1, Kind.F, mb),)
+    if action.kind in (Kind.B, Kind.I) and action.stage < num_stages - 1:
+        return Action(action.stage + 1, Kind.B, mb), Action(action.stage + 1, Kind.I, mb)
+    return ()
+
+
+@dataclass(frozen=True)
+class PassTimes:
+    """What one micro-batch takes on one rank, over all of its chunks, in any unit. B takes I and W together."""
+
+    forward: Fraction
+    input_gradient: Fraction
+    weight_gradient: Fraction
+
+    @property
+    def total(self) -> Fraction:
+        """Of the micro-batch."""
+        return self.forward + self.input_gradient + self.weight_gradient
+
 
 class Schedule(Protocol):
-    """A pipeline schedule. p pipeline ranks, v chunks on each (virtual stage s on rank s % p), m micro-batches."""
+    """A pipeline schedule. p pipeline ranks, v chunks on each, m micro-batches.
+
+    placement: where the chunks lie.
+    span: what the published bubble is about: the `pipeline`'s window, from the first forward to the last backward over
+    all ranks, or the longest own span of a `rank`, which zero-bubble schedules let begin and end in turn.
+    """
+
+    @property
+    def placement(self) -> Placement:
+        """Where the chunks lie."""
+        ...
+
+    @property
+    def span(self) -> Literal["pipeline", "rank"]:
+        """What the published bubble is about."""
+        ...
 
     def refusal(self, p: int, v: int, m: int) -> str | None:
         """Why the schedule cannot run with these numbers, as the violated equation; None where it can."""
@@ -48,14 +110,14 @@ class Schedule(Protocol):
         """Actions of each pipeline rank in order."""
         ...
 
-    def bubble_of_ideal(self, p: int, v: int, m: int) -> Fraction | None:
+    def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction | None:
         """Idle time over ideal compute time for equal stages without communication; None where nothing is published.
 
-        The share of the step is x / (1 + x).
+        The share of the span is x / (1 + x).
         """
         ...
 
-    def bubble_assumptions(self, p: int, v: int, m: int) -> str | None:
+    def bubble_assumptions(self, p: int, v: int, m: int, times: PassTimes) -> str | None:
         """Why `bubble_of_ideal` does not hold at these numbers (such as m % p != 0); None where it does."""
         ...
 
@@ -100,14 +162,22 @@ def from_text(text: str) -> Table:
     return tuple(rows)
 
 
-def _action(token: str, line: int) -> Action:
+def action_of(token: str) -> Action | None:
+    """The action that a token such as `2F0` stands for; None for what is no action."""
     match = _TOKEN.fullmatch(token)
     if match is None:
+        return None
+    stage, kind, microbatch = match.groups()
+    return Action(int(stage), Kind(kind), int(microbatch))
+
+
+def _action(token: str, line: int) -> Action:
+    action = action_of(token)
+    if action is None:
         raise SimError(
             f"line {line}: no action (got {token!r}, allowed <stage><F, B, I or W><micro-batch> such as 0F0)"
         )
-    stage, kind, microbatch = match.groups()
-    return Action(int(stage), Kind(kind), int(microbatch))
+    return action
 
 
 def in_flight(table: Table) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from sim.program.check import notes
 from sim.program.lower import num_microbatches
 from sim.program.memory import memory
 from sim.program.operations import Compute
-from sim.program.table import SCHEDULES
+from sim.program.schedule_file import schedule_of
+from sim.program.table import Kind, PassTimes
 from sim.results.busy import Communication, busy_s, communication
 from sim.results.extrapolated import extrapolated
 from sim.results.idle import BUBBLE, Idle, Releases, Window, compute_slots, idle, pipeline_window
@@ -52,7 +54,7 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
     model, training = scenario.model, scenario.training
     full_flop = training.global_batch * model_flop(model, training.seq_len, causal=False)
     causal_flop = training.global_batch * model_flop(model, training.seq_len, causal=True)
-    closed_form, note = closed_form_bubble(scenario)
+    closed_form, note = closed_form_bubble(scenario, pass_times(timeline))
     kinds = sorted({kind for rank in ranks for kind in rank.communication} - {"all"})
     program = timeline.program
     return Result(
@@ -133,13 +135,35 @@ def recomputed_flop(timeline: Timeline) -> float:
     return total
 
 
-def closed_form_bubble(scenario: Scenario) -> tuple[float | None, str]:
-    """The schedule's published bubble as a share of the step, or the reason why there is none."""
+def pass_times(timeline: Timeline) -> PassTimes:
+    """What a micro-batch took on a rank by kind of pass, mean over all ranks, in s of compute. Where no backward pass
+    is split, I has all of it."""
+    program = timeline.program
+    total, count = dict.fromkeys(Kind, 0.0), dict.fromkeys(Kind, 0)
+    chunks = 0
+    for index, rank in enumerate(program.ranks):
+        slots = compute_slots(timeline, index)
+        seconds = np.bincount(program.block[slots], timeline.end_s[slots] - timeline.start_s[slots], len(rank.actions))
+        for action, each_s in zip(rank.actions, seconds.tolist(), strict=True):
+            if action is not None:
+                total[action.kind] += rank.count * each_s
+                count[action.kind] += rank.count
+        chunks = max(chunks, len({action.stage for action in rank.actions if action is not None}))
+    mean = {kind: Fraction(total[kind]) * chunks / max(count[kind], 1) for kind in Kind}
+    if not count[Kind.W]:
+        return PassTimes(mean[Kind.F], mean[Kind.B], Fraction(0))
+    return PassTimes(mean[Kind.F], mean[Kind.I], mean[Kind.W])
+
+
+def closed_form_bubble(scenario: Scenario, times: PassTimes) -> tuple[float | None, str]:
+    """The schedule's published bubble as a share of the step (of a rank's own span, where that is what the schedule
+    promises), or the reason why there is none."""
     layout = scenario.layout
-    schedule = SCHEDULES[layout.schedule]
+    schedule = schedule_of(layout.schedule)
     numbers = (layout.pp, layout.vpp, num_microbatches(scenario))
-    broken = schedule.bubble_assumptions(*numbers)
-    ideal = schedule.bubble_of_ideal(*numbers)
+    broken = schedule.bubble_assumptions(*numbers, times)
+    ideal = schedule.bubble_of_ideal(*numbers, times)
     if broken is not None or ideal is None:
         return None, broken or "no closed form is published for this schedule"
-    return float(ideal / (1 + ideal)), "for equal stages without communication"
+    note = "for equal stages without communication"
+    return float(ideal / (1 + ideal)), note if schedule.span == "pipeline" else f"{note}, within each rank's own span"

@@ -217,9 +217,22 @@ def _part(part: str, tree: dict[str, Node], files: Files) -> dict[str, Any]:
         node = tree[part] = _resolved(part, node, files)
     if part == "topology":
         return {part: _topology(node)}
+    if part == "layout":
+        node = _with_schedule_file(node)
     if part == "stack":
         _fill(tree, "training", keys(node).get("training"))
     return {part: validated(_SPECS[part], node, part)}
+
+
+def _with_schedule_file(layout: Node) -> Node:
+    """The layout where a schedule in a file counts from the folder of the file that names it, as other paths do."""
+    schedule = layout.value.get("schedule") if isinstance(layout.value, dict) else None
+    if schedule is None or schedule.place == COMMAND_LINE or not str(schedule.value).endswith(".csv"):
+        return layout
+    path = Path(schedule.place.file).parent / str(schedule.value)
+    return (
+        Node(keys(layout) | {"schedule": Node(str(path), schedule.place)}, layout.place) if path.is_file() else layout
+    )
 
 
 def _stack(given: Node | None, place: Place) -> Node:

@@ -13,11 +13,12 @@ from sim.engine.play import play
 from sim.engine.timeline import Timeline
 from sim.program.flows import Flows, FlowType
 from sim.program.fold import fold
-from sim.program.lower import assemble
+from sim.program.lower import assemble, hop_stream
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Block, BlockBuilder, Send
 from sim.program.ranks import Payloads, rank_table
 from sim.program.table import Action, Kind, Table
 from sim.spec.gpu import Gpu, StreamConstants, StreamRate
+from sim.spec.layout import Layout
 
 FREE = 1e30
 
@@ -54,27 +55,41 @@ def _hops(p: int, v: int) -> Flows:
     )
 
 
-def _block(action: Action, p: int, v: int, kernels: dict[Kind, tuple[Stream, ...]]) -> Block:
+def _block(action: Action, layout: Layout, kernels: dict[Kind, tuple[Stream, ...]]) -> Block:
     builder = BlockBuilder()
     builder.compute(str(action.kind), kernels[action.kind])
-    to = action.stage + (1 if action.kind is Kind.F else -1)
-    if p > 1 and 0 <= to < p * v:
-        builder.communicate(Send(PP_FORWARD if action.kind is Kind.F else PP_BACKWARD, 1.0))
+    stream = hop_stream(action.stage, action.stage + (1 if action.kind is Kind.F else -1), layout)
+    if stream is not None and action.kind is not Kind.W:
+        builder.communicate(Send(stream, 1.0))
     return builder.build()
 
 
 def play_table(
-    table: Table, v: int, forward_s: float, backward_s: float, *, parts: int = 1, host: HostCosts | None = None
+    table: Table,
+    v: int,
+    forward_s: float,
+    backward_s: float,
+    *,
+    weight_s: float = 0.0,
+    schedule: str = "1f1b",
+    parts: int = 1,
+    host: HostCosts | None = None,
 ) -> Timeline:
     """Play a schedule's table; every stage takes the same time, in so many equal kernels each way, and communication
-    costs nothing."""
+    costs nothing. weight_s: part of backward_s that W takes.  schedule: one with the table's placement of stages."""
     p = len(table)
     payloads = Payloads()
     kernels = {
         kind: tuple(Stream(str(kind), each_s / parts) for _ in range(parts))
-        for kind, each_s in ((Kind.F, forward_s), (Kind.B, backward_s))
+        for kind, each_s in (
+            (Kind.F, forward_s),
+            (Kind.B, backward_s),
+            (Kind.I, backward_s - weight_s),
+            (Kind.W, weight_s),
+        )
     }
-    tables = [rank_table(row, [_block(a, p, v, kernels) for a in row], payloads, prefetch=0) for row in table]
+    layout = Layout(pp=p, vpp=v, schedule=schedule)
+    tables = [rank_table(row, [_block(a, layout, kernels) for a in row], payloads, prefetch=0) for row in table]
     flows = _hops(p, v)
     types = {item: FlowType(item.stream, "send", "pp", "send") for item in payloads.items if isinstance(item, Send)}
     ranks = np.arange(p)

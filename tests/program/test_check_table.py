@@ -46,8 +46,15 @@ def test_unknown_micro_batch_is_marked() -> None:
 
 def test_action_on_the_wrong_rank_is_marked() -> None:
     message = refused("0F0 0B0 1F0\n1B0", 2, 1, 1)
-    assert "1F0 runs on rank 0, but stage 1 lives on rank 1 % 2" in message
+    assert "1F0 runs on rank 0, but stage 1 lives on rank 1" in message
     assert ">1F0<" in message
+
+
+def test_stages_in_a_v_come_back_to_the_first_rank() -> None:
+    table = from_text("0F0 3F0 3B0 0B0\n1F0 2F0 2B0 1B0")
+    check_table(table, 2, 2, 1, "v")
+    with pytest.raises(TableError, match="3F0 runs on rank 0, but stage 3 lives on rank 1"):
+        check_table(table, 2, 2, 1, "loop")
 
 
 def test_second_of_two_equal_actions_is_marked() -> None:

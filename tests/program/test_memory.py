@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.program.activations import gradient_bytes
-from sim.program.held import Held, StageHeld, UnitHeld, fullest
+from sim.program.held import Held, StageHeld, UnitHeld, for_weights, fullest, walk
 from sim.program.memory import (
     ALL_TO_ALL_BYTES,
     COMMUNICATOR_BYTES,
@@ -19,6 +19,7 @@ from sim.program.memory import (
 )
 from sim.program.model_state import ModelState, sharded
 from sim.program.shapes import shapes
+from sim.program.stage import units_of_stage
 from sim.program.table import SCHEDULES, Kind, from_text, in_flight
 from sim.spec.gpu import Gpu
 from sim.spec.layout import Layout
@@ -380,8 +381,8 @@ def test_overhead_grows_with_communicators_and_all_to_all() -> None:
     assert experts.overhead_bytes == CONTEXT_BYTES + COMMUNICATOR_BYTES + ALL_TO_ALL_BYTES
 
 
-def of_one_unit(kept: float, backward: float = 0, *, logits: float = 0) -> StageHeld:
-    return StageHeld((UnitHeld(Held(kept, logits), backward=Held(backward)),))
+def of_one_unit(kept: float, backward: float = 0, *, logits: float = 0, for_weights: float = 0) -> StageHeld:
+    return StageHeld((UnitHeld(Held(kept, logits), backward=Held(backward), for_weights=Held(for_weights)),))
 
 
 def test_walk_takes_the_fullest_moment() -> None:
@@ -400,11 +401,63 @@ def test_a_backward_pass_drops_what_its_units_kept_one_by_one() -> None:
     assert fullest(row, (stage,)) == Held(7)
 
 
-def test_split_backward_pass_frees_activations_after_the_weight_gradient() -> None:
+def test_what_weight_gradients_need_stays_until_they_are_done_and_the_rest_goes_before() -> None:
+    """A unit keeps 3, of which 2 wait for W, and needs 4 more while I runs."""
     table = from_text("0F0 0I0 0F1 0W0 0I1 0F2 0W1 0I2 0W2")
-    assert fullest(table[0], (of_one_unit(3),)) == Held(6)
-    assert fullest(table[0], (of_one_unit(3, 4),)) == Held(7)
+    assert fullest(table[0], (of_one_unit(3, for_weights=2),)) == Held(2 + 3)
+    assert fullest(table[0], (of_one_unit(3, 4, for_weights=2),)) == Held(3 + 4)
+    assert fullest(table[0], (of_one_unit(3, for_weights=9),)) == Held(9 + 3)
+    steps = list(walk(table[0], (of_one_unit(3, for_weights=2),)))
+    assert [step.after.total_bytes for step in steps] == [3, 2, 5, 3, 2, 5, 3, 2, 0]
     assert in_flight(table) == (2,)
+
+
+def test_units_of_a_split_backward_pass_leave_what_their_weight_gradients_need() -> None:
+    """Units keep 1, 2 and 3, of which 1, 1 and 2 wait for W; the first needs 6 more while I runs."""
+    first = UnitHeld(Held(1), backward=Held(6), for_weights=Held(1))
+    stage = StageHeld((first, UnitHeld(Held(2), for_weights=Held(1)), UnitHeld(Held(3), for_weights=Held(2))))
+    assert [held.total_bytes for held in stage.phases[Kind.I]] == [1 + 2 + 3, 1 + 2 + 2, 1 + 6 + 1 + 2]
+    assert [held.total_bytes for held in stage.phases[Kind.W]] == [4, 2, 1]
+
+
+@pytest.mark.parametrize("layout", [{}, {"tp": 2}, {"tp": 2, "sequence_parallel": True}])
+def test_weight_gradients_of_a_layer_wait_with_32_s_b_h_bytes(layout: dict[str, object]) -> None:
+    """Of 34 s b h that the forward pass keeps (arXiv 2401.10241 appendix A): 14 of inputs, 18 of output gradients.
+
+    Tensor parallelism keeps the inputs of the first product of a block whole, 4 s b h, and so the gradients of the
+    output of the second, 4 s b h; sequence parallelism gathers those inputs again.
+    """
+    made = scenario(changed(TINY, ffn_hidden=4 * TINY.hidden), layout, {}, 1)
+    s, tp = shapes(made), made.layout.tp
+    unit = next(unit for unit in units_of_stage(made, 0, s) if unit.is_layer)
+    sbh = s.tokens * TINY.hidden
+    whole = 4 + 4 if tp > 1 else 0
+    gathered_again = 4 - 4 / tp if s.is_sequence_parallel else 0
+    held = for_weights(unit, s)
+    assert held == Held((whole + (32 - whole) / tp - gathered_again) * sbh)
+
+
+def test_zb_h1_holds_no_more_than_the_first_rank_of_1f1b_and_zb_h2_almost_twice_as_much() -> None:
+    """Layers of 34 s b h, of which 32 wait for W; ranks without embedding and head."""
+
+    def activations(schedule: str) -> list[float]:
+        stages = memory(scenario(WIDE, {"pp": 4, "schedule": schedule}, {}, 12))
+        return [stage.activations_bytes for stage in stages[1:3]]
+
+    plain = memory(scenario(WIDE, {"pp": 4}, {}, 12))[0].activations_bytes
+    assert max(activations("zb_h1")) <= plain
+    for one, two in zip(activations("zb_h1"), activations("zb_h2"), strict=True):
+        assert 1.5 * one < two < 2 * one
+
+
+def test_a_tied_head_is_no_copy_where_chunks_in_a_v_bring_it_back_to_the_embedding() -> None:
+    tied = changed(WIDE, tied_embeddings=True)
+    loop = memory(scenario(tied, {"pp": 2, "vpp": 2, "schedule": "interleaved_1f1b"}, {}, 4))
+    vee = memory(scenario(tied, {"pp": 2, "vpp": 2, "schedule": "zb_v"}, {}, 4))
+    matrix = 2 * WIDE.vocab * WIDE.hidden
+    norm = 2 * WIDE.hidden
+    assert loop[1].parameters_bytes - vee[1].parameters_bytes == pytest.approx(matrix + norm)
+    assert vee[0].parameters_bytes - loop[0].parameters_bytes == pytest.approx(norm)
 
 
 @pytest.mark.parametrize(("free_gib", "text"), [(12.3, "fits, 12.3 GiB free"), (-14.5, "does not fit by 14.5 GiB")])

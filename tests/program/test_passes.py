@@ -5,7 +5,7 @@ import pytest
 from sim.cost.kernels import Gemm
 from sim.program.layers import layer
 from sim.program.operations import Block, BlockBuilder, Collective, Compute
-from sim.program.passes import RECOMPUTE, PassBuilder, backward_pass, forward_pass
+from sim.program.passes import RECOMPUTE, PassBuilder, backward_pass, forward_pass, weight_gradients
 from sim.program.pieces import Exchange, Linear
 from sim.program.shapes import Shapes
 from sim.spec.model import Experts, Model
@@ -80,6 +80,26 @@ def backward(s: Shapes, model: Model = MODEL, *, overlaps: bool = True) -> Block
     backward_pass(run, layer(model, s, 0), overlaps=overlaps)
     run.flush()
     return builder.build()
+
+
+def split(s: Shapes, model: Model = MODEL) -> tuple[Block, Block]:
+    """The input-gradient pass and the weight-gradient pass of a layer."""
+    blocks = []
+    for is_input in (True, False):
+        builder = BlockBuilder()
+        run = PassBuilder(builder)
+        if is_input:
+            backward_pass(run, layer(model, s, 0), overlaps=True, is_split=True)
+        else:
+            weight_gradients(run, layer(model, s, 0))
+        run.flush()
+        blocks.append(builder.build())
+    return blocks[0], blocks[1]
+
+
+def kernels(block: Block) -> Counter[str]:
+    computes = [operation.payload for operation in block.operations if isinstance(operation.payload, Compute)]
+    return Counter(kernel.name for compute in computes for kernel in compute.kernels)
 
 
 def calls(block: Block) -> Counter[tuple[str, str, float]]:
@@ -169,3 +189,30 @@ def test_recomputation_runs_the_forward_pass_again_under_its_own_name() -> None:
     block = builder.build()
     assert calls(block) == calls(forward(shapes(2)))
     assert all(op.payload.is_recompute for op in block.operations if isinstance(op.payload, Compute))
+
+
+SPLITS = [shapes(), shapes(2), shapes(2, sequence_parallel=True), shapes(2, sequence_parallel=True, cp=2), shapes(ep=2)]
+MOE = MODEL.model_copy(update={"experts": Experts(num_experts=4, top_k=2, ffn_hidden=32)})
+
+
+@pytest.mark.parametrize("s", SPLITS)
+@pytest.mark.parametrize("model", [MODEL, MOE])
+def test_a_split_backward_pass_runs_the_kernels_and_calls_of_a_full_one(s: Shapes, model: Model) -> None:
+    inputs, weights = split(s, model)
+    assert kernels(inputs) + kernels(weights) == kernels(backward(s, model))
+    assert calls(inputs) + calls(weights) == calls(backward(s, model))
+
+
+@pytest.mark.parametrize("s", SPLITS)
+def test_weight_gradients_are_half_of_the_products_and_nothing_else(s: Shapes) -> None:
+    inputs, weights = split(s)
+    assert flop(inputs) == flop(weights) == flop(forward(s))
+    assert all(name.endswith("wgrad") for name in kernels(weights))
+    assert not any(name.endswith("wgrad") for name in kernels(inputs))
+
+
+def test_inputs_that_sequence_parallelism_scattered_are_gathered_for_the_weight_gradients_alone() -> None:
+    inputs, weights = split(shapes(2, sequence_parallel=True))
+    assert calls(weights) == {("tp", "all_gather", ACTIVATION): 2}
+    assert calls(inputs) == {("tp", "all_gather", ACTIVATION): 2, ("tp", "reduce_scatter", ACTIVATION): 2}
+    assert not calls(split(shapes(2))[1])

@@ -1,12 +1,14 @@
 """What data parallelism and ZeRO add to the blocks of a stage."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
 from sim.program.lower import lower
-from sim.program.operations import Collective
+from sim.program.operations import Collective, Send
 from sim.program.program import Program
+from sim.program.table import RELEASES
 from sim.spec.scenario import Scenario
 
 Make = Callable[[dict[str, object]], Scenario]
@@ -110,3 +112,44 @@ def test_the_optimizer_passes_over_gradients_in_their_own_format(small: Make, pr
     kernels = [kernel for payload in payloads for kernel in getattr(payload, "kernels", ())]
     update = next(kernel for kernel in kernels if kernel.name == "optimizer")
     assert update.nbytes == pytest.approx(nbytes * PARAMETERS)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize(("split", "full", "vpp"), [("zb_h1", "1f1b", 1), ("zb_v", "interleaved_1f1b", 2)])
+def test_split_backward_passes_move_and_compute_what_full_ones_do(
+    small: Make, zero: int, split: str, full: str, vpp: int
+) -> None:
+    changes = {"layout.pp": 2, "layout.vpp": vpp, "layout.dp": 8, "layout.zero": zero, "training.global_batch": 32}
+    one, other = (small(changes | {"layout.schedule": name}) for name in (split, full))
+    found, expected = data_parallel_bytes(one), data_parallel_bytes(other)
+    assert found == {key: pytest.approx(value) for key, value in expected.items()}
+    assert kernels_of(one) == kernels_of(other)
+    assert sends_of(one) == sends_of(other) - (2 * 4 if split == "zb_v" else 0)
+
+
+def kernels_of(scenario: Scenario) -> Counter[str]:
+    """Kernels of all pipeline ranks, but those of the optimizer, by name."""
+    played = program(scenario)
+    payloads = [played.payloads[number] for number in played.payload.tolist()]
+    return Counter(kernel.name for payload in payloads for kernel in getattr(payload, "kernels", ()))
+
+
+def sends_of(scenario: Scenario) -> int:
+    """A V has no hop between the two chunks of its last rank: for every micro-batch one less, each way."""
+    played = program(scenario)
+    return sum(isinstance(played.payloads[number], Send) for number in played.payload.tolist())
+
+
+@pytest.mark.parametrize(("schedule", "vpp"), [("zb_h1", 1), ("zb_v", 2), ("dualpipe_v", 2)])
+def test_gradients_are_reduced_in_the_last_pass_that_adds_to_them(small: Make, schedule: str, vpp: int) -> None:
+    changes = {"layout.pp": 2, "layout.vpp": vpp, "layout.dp": 8, "layout.schedule": schedule}
+    played = program(small(changes | {"training.global_batch": 32}))
+    for rank in played.ranks:
+        own = range(rank.first, rank.end)
+        kinds = [getattr(played.payloads[played.payload[slot]], "kind", "") for slot in own]
+        reducing = {
+            rank.actions[played.block[slot]] for slot, kind in zip(own, kinds, strict=True) if kind == "dp_reduce"
+        }
+        done = [action for action in rank.actions if action is not None and action.kind in RELEASES]
+        last = {action.stage: action for action in done}
+        assert reducing == set(last.values())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import final
+from typing import Literal, final
 
-from sim.program.table import SCHEDULES, Action, Kind, Table
+from sim.program.table import SCHEDULES, Action, Kind, PassTimes, Placement, Table
 
 
 @final
@@ -15,6 +15,9 @@ class Interleaved1F1B:
 
     The first rank keeps 1 + (p - 1) / (p v) of 1F1B's activations, and the pipeline sends v times as often.
     """
+
+    placement: Placement = "loop"
+    span: Literal["pipeline", "rank"] = "pipeline"
 
     def refusal(self, p: int, v: int, m: int) -> str | None:
         """Two ranks or more, two chunks or more, and micro-batches in whole groups of p."""
@@ -37,13 +40,14 @@ class Interleaved1F1B:
         assert self.refusal(p, v, m) is None
         return tuple(tuple(_row(rank, p, v, m)) for rank in range(p))
 
-    def bubble_of_ideal(self, p: int, v: int, m: int) -> Fraction:
+    def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction:
         """(p - 1) / (v m) (arXiv 2104.04473 section 2.2.2)."""
+        del times
         return Fraction(p - 1, v * m)
 
-    def bubble_assumptions(self, p: int, v: int, m: int) -> None:
+    def bubble_assumptions(self, p: int, v: int, m: int, times: PassTimes) -> None:
         """Holds wherever the schedule runs: m % p == 0 is asked for by `refusal`."""
-        del p, v, m
+        del p, v, m, times
 
 
 def _row(rank: int, p: int, v: int, m: int) -> Iterator[Action]:

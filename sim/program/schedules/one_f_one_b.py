@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import final
+from typing import Literal, final
 
-from sim.program.table import SCHEDULES, Action, Kind, Table
+from sim.program.table import SCHEDULES, Action, Kind, PassTimes, Placement, Table
 
 
 @final
 class OneFOneB:
     """As long as GPipe, but rank r keeps at most p - r micro-batches in flight."""
+
+    placement: Placement = "loop"
+    span: Literal["pipeline", "rank"] = "pipeline"
 
     def refusal(self, p: int, v: int, m: int) -> str | None:
         """One chunk on each rank; any p and m."""
@@ -27,14 +30,14 @@ class OneFOneB:
         assert v == 1
         return tuple(tuple(_row(rank, min(p - rank - 1, m), m)) for rank in range(p))
 
-    def bubble_of_ideal(self, p: int, v: int, m: int) -> Fraction:
+    def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction:
         """(p - 1) / m (arXiv 2104.04473 section 2.2.1)."""
-        del v
+        del v, times
         return Fraction(p - 1, m)
 
-    def bubble_assumptions(self, p: int, v: int, m: int) -> None:
+    def bubble_assumptions(self, p: int, v: int, m: int, times: PassTimes) -> None:
         """Holds at any p and m."""
-        del p, v, m
+        del p, v, m, times
 
 
 def _row(stage: int, num_warmup: int, m: int) -> Iterator[Action]:
