@@ -227,7 +227,7 @@ def stages_held(
 def for_weights(unit: Unit, s: Shapes) -> Held:
     """Input and output gradient of every product of a unit: (m, k) and (m, n) values, as the product reads them.
 
-    A layer with 4 h wide GELU keeps 14 s b h + 18 s b h = 32 s b h bytes, as arXiv 2401.10241 appendix A counts (M_W).
+    A layer with 4 h wide GELU keeps 14 s b h + 18 s b h = 32 s b h bytes, as M_W of arXiv 2401.10241 table 1.
     An input of which sequence parallelism keeps a part is gathered again. The head's output gradient counts as logits.
     Error: products that read the same tensor (latent attention's down-projections, the router and a shared expert)
     each count it.

@@ -422,7 +422,7 @@ def test_units_of_a_split_backward_pass_leave_what_their_weight_gradients_need()
 
 @pytest.mark.parametrize("layout", [{}, {"tp": 2}, {"tp": 2, "sequence_parallel": True}])
 def test_weight_gradients_of_a_layer_wait_with_32_s_b_h_bytes(layout: dict[str, object]) -> None:
-    """Of 34 s b h that the forward pass keeps (arXiv 2401.10241 appendix A): 14 of inputs, 18 of output gradients.
+    """Of 34 s b h that the forward pass keeps (M_W of arXiv 2401.10241 table 1): 14 of inputs, 18 of output gradients.
 
     Tensor parallelism keeps the inputs of the first product of a block whole, 4 s b h, and so the gradients of the
     output of the second, 4 s b h; sequence parallelism gathers those inputs again.

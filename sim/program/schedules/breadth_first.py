@@ -28,7 +28,7 @@ class BreadthFirst:
 
     def table(self, p: int, v: int, m: int) -> Table:
         """Forward passes of chunk 0 for all micro-batches, then of chunk 1, ..; backward passes from the last chunk on
-        (arXiv 2211.05953 section 4.1)."""
+        (arXiv 2211.05953)."""
         assert self.refusal(p, v, m) is None
         return tuple(
             tuple(
@@ -41,7 +41,7 @@ class BreadthFirst:
         )
 
     def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction:
-        """(p - 1) / (v m) (arXiv 2211.05953 equation 5)."""
+        """(p - 1) / (v m) (arXiv 2211.05953)."""
         del times
         return Fraction(p - 1, v * m)
 

@@ -36,8 +36,9 @@ class DualPipeV:
     def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction:
         """(p - 1) (F&B + B - 3 W - I) / (v m (F + I + W)) with F&B = F + B, that is (p - 1) (F + I - W) above the line.
 
-        The README of deepseek-ai/DualPipe, whose PP is 2 p, has (p - 1) (F&B + B - 3 W): there the results of a pair
-        leave together. Here those of the forward pass leave before the backward pass, which saves I at every hop.
+        The README of deepseek-ai/DualPipe has (PP / 2 - 1) (F&B + B - 3 W) for DualPipe on PP ranks, half of which is
+        DualPipeV on p = PP / 2: there the results of a pair leave together. Here those of the forward pass leave before
+        the backward pass, which saves I at every hop.
         """
         bubble = (p - 1) * (times.forward + times.input_gradient - times.weight_gradient)
         return bubble / (v * m * times.total)

@@ -33,7 +33,7 @@ class InterleavedZeroBubble:
         return tuple(tuple(_row(rank, p, v, m)) for rank in range(p))
 
     def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction:
-        """(p - 1) (F + I - W) / (v m (F + I + W)): that of ZB-H1 (arXiv 2401.10241 table 2) with passes of one of v
+        """(p - 1) (F + I - W) / (v m (F + I + W)): that of ZB-H1 (arXiv 2401.10241 section 2) with passes of one of v
         chunks above, as arXiv 2104.04473 section 2.2.2 has it for 1F1B."""
         bubble = (p - 1) * (times.forward + times.input_gradient - times.weight_gradient)
         return bubble / (v * m * times.total)

@@ -26,12 +26,12 @@ class ZeroBubbleH1:
 
     def table(self, p: int, v: int, m: int) -> Table:
         """Rank r warms up as in 1F1B, with p - r - 1 forward passes, and is r weight gradients behind its input
-        gradients (arXiv 2401.10241 section 2.2 and figure 2)."""
+        gradients (arXiv 2401.10241 section 2.1 and figure 3)."""
         assert v == 1
         return tuple(tuple(split_row(rank, p - rank - 1, rank, m)) for rank in range(p))
 
     def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction:
-        """(p - 1) (F + I - W) / (m (F + I + W)) (arXiv 2401.10241 table 2)."""
+        """(p - 1) (F + I - W) / (m (F + I + W)) (arXiv 2401.10241 section 2)."""
         del v
         bubble = (p - 1) * (times.forward + times.input_gradient - times.weight_gradient)
         return bubble / (m * times.total)

@@ -27,12 +27,12 @@ class ZeroBubbleH2:
 
     def table(self, p: int, v: int, m: int) -> Table:
         """Rank r warms up with 2 (p - r - 1) forward passes, and is 2 r weight gradients behind its input gradients
-        (arXiv 2401.10241 section 2.3 and figure 3): 2 p - 1 micro-batches are in flight."""
+        (arXiv 2401.10241 section 2.2 and figure 3): 2 p - 1 micro-batches are in flight."""
         assert v == 1
         return tuple(tuple(split_row(rank, 2 * (p - rank - 1), 2 * rank, m)) for rank in range(p))
 
     def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction:
-        """(p - 1) (F + I - 2 W) / (m (F + I + W)) (arXiv 2401.10241 table 2)."""
+        """(p - 1) (F + I - 2 W) / (m (F + I + W)) (arXiv 2401.10241 section 2)."""
         del v
         bubble = (p - 1) * (times.forward + times.input_gradient - 2 * times.weight_gradient)
         return bubble / (m * times.total)

@@ -27,7 +27,7 @@ class ZeroBubbleV:
         return None if v == 2 else f"vpp = {v}, but zb_v has two chunks on each rank (allowed 2)"
 
     def table(self, p: int, v: int, m: int) -> Table:
-        """Actions of each rank in order (arXiv 2401.10241 section 6, figure 8).
+        """Actions of each rank in order (arXiv 2401.10241; torch has the same order in ScheduleZBVZeroBubble).
 
         With fewer than 2 p - 1 micro-batches it is the table of so many without those that there are none of.
         """
@@ -37,7 +37,7 @@ class ZeroBubbleV:
         )
 
     def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction:
-        """None (arXiv 2401.10241 section 6)."""
+        """None (arXiv 2401.10241)."""
         del p, v, m, times
         return Fraction(0)
 
