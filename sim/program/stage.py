@@ -149,15 +149,18 @@ def replication(scenario: Scenario) -> Replication:
 
 
 def units_of_stage(scenario: Scenario, stage: int, s: Shapes) -> tuple[Unit, ...]:
-    """What virtual stage `stage` holds, in forward order."""
+    """What virtual stage `stage` holds, in forward order; layers of a kind, dense or MoE, are one object."""
     model, layout = scenario.model, scenario.layout
     last_stage = num_stages(layout) - 1
     units = []
     if stage == 0:
         units.append(Unit(embedding(model, s), embedding_shard(scenario), is_layer=False))
+    of_kind: dict[bool, Unit] = {}
     for index in layers_of_stages(layout, model.num_layers)[stage]:
-        shard = layer_shard(scenario, index)
-        units.append(Unit(layer(model, s, index), shard, is_layer=True))
+        is_moe = model.is_moe_layer(index)
+        if is_moe not in of_kind:
+            of_kind[is_moe] = Unit(layer(model, s, index), layer_shard(scenario, index), is_layer=True)
+        units.append(of_kind[is_moe])
     if stage == last_stage:
         units.append(Unit(head(model, s), head_shard(scenario), is_layer=False))
     return tuple(units)

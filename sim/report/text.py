@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.program.memory import verdict
+from sim.program.schedule_file import schedule_of
 from sim.report.tables import Column, Row, columns_for, comparison_rows, gibibytes, percent, seconds
 from sim.report.words import by_group
 from sim.results.result import Result
@@ -37,16 +38,24 @@ def print_result(result: Result, console: Console) -> None:
         console.print(Text(f"note: {note}", style="yellow"))
 
 
-def key_numbers(result: Result) -> list[tuple[str, str]]:
-    """The answers of one result: (name, text)."""
+def _bubble(result: Result) -> str:
+    """The played bubble beside the published one, which some schedules promise within each rank's own span only."""
     closed = result.bubble_fraction_closed_form
     closed_text = f"closed form {percent(closed)}" if closed is not None else f"no closed form: {result.bubble_note}"
+    played = percent(result.bubble_fraction)
+    if schedule_of(result.scenario.layout.schedule).span == "pipeline":
+        return f"{played} ({closed_text})"
+    return f"{played}; within each rank's own span {percent(result.bubble_fraction_steady)} ({closed_text})"
+
+
+def key_numbers(result: Result) -> list[tuple[str, str]]:
+    """The answers of one result: (name, text)."""
     exposed = sum(result.exposed_s_by_kind.values())
     facts = [
         ("step time", f"{seconds(result.step_time_s)} on {result.num_gpus:,} GPUs"),
         ("throughput", f"{result.tokens_per_s_per_gpu:,.0f} tokens/s/GPU, {result.tokens_per_s:,.0f} tokens/s"),
         ("MFU", f"{percent(result.mfu)} ({percent(result.mfu_causal)} causal; HFU {percent(result.hfu)})"),
-        ("bubble", f"{percent(result.bubble_fraction)} ({closed_text})"),
+        ("bubble", _bubble(result)),
         ("communication", f"{seconds(exposed)} exposed, {percent(result.overlap_fraction)} overlapped"),
         ("memory", f"{gibibytes(result.peak_bytes)} at the peak, {verdict(result.memory)}"),
         (

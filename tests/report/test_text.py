@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from sim.report.text import print_comparison, print_result
+from sim.report.tables import percent
+from sim.report.text import key_numbers, print_comparison, print_result
+from sim.simulation import simulate
 from sim.spec.scenario import Measured
 
 LONG_NAMES = ("tp8-pp2-dp8 tp across nodes", "tp16-pp1-dp8 across nodes", "zero3 over 128")
@@ -100,3 +102,14 @@ def test_notes_and_a_measurement_are_shown(made):
     )
     assert "5.000 s, +20.0 % simulated (a paper)" in text
     assert "note: mind the gap" in text
+
+
+@pytest.mark.parametrize(("schedule", "is_own_span"), [("zb_h1", False), ("zb_h2", True)])
+def test_a_closed_form_stands_beside_the_bubble_that_it_is_about(small, schedule, is_own_span):
+    result = simulate(small({"layout.pp": 2, "layout.schedule": schedule}))
+    said = dict(key_numbers(result))["bubble"]
+    before, closed = said.split(" (")
+    assert closed.startswith(("closed form", "no closed form"))
+    assert before.startswith(percent(result.bubble_fraction))
+    assert before.endswith(percent(result.bubble_fraction_steady)) == is_own_span
+    assert ("within each rank's own span" in before) == is_own_span
