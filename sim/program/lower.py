@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -14,8 +15,9 @@ from sim.program.fold import Folding, fold, unfolded
 from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD, Block, Collective, Payload, Send
 from sim.program.program import Program, SimulatedRank
 from sim.program.ranks import STREAM_INDEX, Payloads, RankTable, rank_table
+from sim.program.roles import EVEN, Place, Role, roles
 from sim.program.schedule_file import schedule_of
-from sim.program.shapes import BYTES, shapes
+from sim.program.shapes import BYTES, Shapes, shapes
 from sim.program.stage import (
     DEFAULT_PREFETCH_LAYERS,
     Hop,
@@ -30,7 +32,7 @@ from sim.program.stage import (
 )
 from sim.program.table import RELEASES, Action, Kind, Table, awaited, rank_of, stages_of
 from sim.spec.conditions import Conditions, operation_factors, speeds
-from sim.spec.layout import Layout, num_stages, pp_ranks
+from sim.spec.layout import Layout, num_stages
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric, Floats, Ints
 
@@ -64,17 +66,18 @@ def lower(scenario: Scenario, fabric: Fabric, fidelity: Fidelity) -> Program:
     Raises SimError for more than MAX_OPERATIONS.
     """
     payloads = Payloads()
-    tables = _rank_tables(scenario, payloads)
+    played, rank_role = roles(scenario)
+    tables = _rank_tables(scenario, played, payloads)
     types = flow_types(payloads.items, scenario.layout, fabric, scenario.network)
     everything = flows(dict.fromkeys(types.values()), scenario.layout, fabric)
-    rank_program = pp_ranks(scenario.layout)
-    speed = speeds(scenario.conditions, len(rank_program), scenario.seed)
+    speed = speeds(scenario.conditions, len(rank_role), scenario.seed)
     if fidelity == "full":
-        folding = unfolded(len(rank_program), everything)
+        folding = unfolded(len(rank_role), everything)
     else:
-        folding = fold(_unlike(rank_program, speed, scenario.conditions), everything)
-    _refuse_what_is_too_large(tables, rank_program[folding.representative], _why_unfolded(scenario, fidelity))
-    return _paced(assemble(tables, payloads.items, types, folding, rank_program, fidelity), scenario, speed)
+        folding = fold(_unlike(rank_role, speed, scenario.conditions), everything)
+    _refuse_what_is_too_large(tables, rank_role[folding.representative], _why_unfolded(scenario, fidelity))
+    step = assemble(tables, played, payloads.items, types, folding, rank_role, fidelity)
+    return _paced(step, scenario, speed)
 
 
 def _why_unfolded(scenario: Scenario, fidelity: Fidelity) -> str:
@@ -84,24 +87,24 @@ def _why_unfolded(scenario: Scenario, fidelity: Fidelity) -> str:
     return "with jitter no two ranks are alike" if jitter.per_rank or jitter.per_operation else "few ranks are alike"
 
 
-def _refuse_what_is_too_large(tables: list[RankTable], pp_rank: Ints, why: str) -> None:
-    """Raise SimError where a program would not fit in memory. pp_rank: (simulated ranks,)."""
+def _refuse_what_is_too_large(tables: list[RankTable], role: Ints, why: str) -> None:
+    """Raise SimError where a program would not fit in memory. role: (simulated ranks,) index into `tables`."""
     sizes = np.array([len(table.payload) for table in tables])
-    num_operations = int(sizes[pp_rank].sum())
+    num_operations = int(sizes[role].sum())
     if num_operations > MAX_OPERATIONS:
         raise SimError(
-            f"too many operations to play: {why} (got {num_operations:,} operations of {len(pp_rank):,} ranks, "
+            f"too many operations to play: {why} (got {num_operations:,} operations of {len(role):,} ranks, "
             f"allowed up to {MAX_OPERATIONS:,})"
         )
 
 
-def _unlike(rank_program: Ints, speed: Floats, conditions: Conditions) -> Ints:
+def _unlike(rank_role: Ints, speed: Floats, conditions: Conditions) -> Ints:
     """A number for each rank, equal where ranks run the same operations in the same times: (ranks,)."""
     if conditions.jitter.per_operation:
-        return np.arange(len(rank_program))
+        return np.arange(len(rank_role))
     if (speed == 1.0).all():
-        return rank_program
-    pairs = np.stack([rank_program.astype(np.float64), speed], axis=1)
+        return rank_role
+    pairs = np.stack([rank_role.astype(np.float64), speed], axis=1)
     number: Ints = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
     return number
 
@@ -118,15 +121,17 @@ def _paced(program: Program, scenario: Scenario, speed: Floats) -> Program:
     return replace(program, pace=pace, is_irregular=conditions.jitter.per_operation > 0)
 
 
-def _rank_tables(scenario: Scenario, payloads: Payloads) -> list[RankTable]:
-    """One table for each pipeline rank."""
+def _rank_tables(scenario: Scenario, played: Sequence[Role], payloads: Payloads) -> list[RankTable]:
+    """One table for each role."""
     prefetch = scenario.training.prefetch_layers
     ahead = DEFAULT_PREFETCH_LAYERS if prefetch is None else prefetch
     blocks = _Blocks(scenario)
+    schedule = schedule_table(scenario)
     tables = []
-    for pp_rank, actions in enumerate(schedule_table(scenario)):
+    for role in played:
+        actions = schedule[role.pp_rank]
         sequence: list[Action | None] = [*actions, None]
-        tables.append(rank_table(sequence, blocks.of_rank(pp_rank, actions), payloads, prefetch=ahead))
+        tables.append(rank_table(sequence, blocks.of_role(role, actions), payloads, prefetch=ahead))
     return tables
 
 
@@ -136,8 +141,8 @@ class _Blocks:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._rep = replication(scenario)
-        self._shapes = shapes(scenario)
-        s, layout = self._shapes, scenario.layout
+        self._shapes: dict[Place, Shapes] = {}
+        s, layout = self._shapes_of(EVEN), scenario.layout
         # The residual stream of a micro-batch, or its gradient.
         nbytes = float(BYTES * s.tokens_sp * scenario.model.hidden)
         scattered = scenario.stack.sends == "scattered" and layout.tp > 1 and not layout.sequence_parallel
@@ -147,20 +152,26 @@ class _Blocks:
         self._units: dict[Unit, Unit] = {}
         self._built: dict[tuple[object, ...], Block] = {}
 
-    def of_rank(self, pp_rank: int, actions: tuple[Action, ...]) -> list[Block]:
-        """A block for each action of a pipeline rank, and the one that ends the step."""
-        units = {stage: self._units_of(stage) for stage in stages_of_rank(self._scenario.layout, pp_rank)}
+    def of_role(self, role: Role, actions: tuple[Action, ...]) -> list[Block]:
+        """A block for each action of a rank, and the one that ends the step."""
+        s = self._shapes_of(role.place)
+        units = {stage: self._units_of(stage, s) for stage in stages_of_rank(self._scenario.layout, role.pp_rank)}
         first = {action.stage: action for action in reversed(actions) if action.kind is Kind.F}
         last = {action.stage: action for action in actions if action.kind in RELEASES}
         blocks = []
         for action in actions:
             is_edge = action in (first[action.stage], last[action.stage])
-            blocks.append(self._block(units[action.stage], action.kind, self._hop(action), is_edge=is_edge))
-        return [*blocks, end_block(self._scenario, pp_rank, self._rep, units)]
+            blocks.append(self._block(units[action.stage], action.kind, self._hop(action), s, is_edge=is_edge))
+        return [*blocks, end_block(self._scenario, role.pp_rank, self._rep, units)]
 
-    def _units_of(self, stage: int) -> tuple[Unit, ...]:
+    def _shapes_of(self, place: Place) -> Shapes:
+        if place not in self._shapes:
+            self._shapes[place] = shapes(self._scenario, place)
+        return self._shapes[place]
+
+    def _units_of(self, stage: int, s: Shapes) -> tuple[Unit, ...]:
         """Units of a stage, one object for all that are equal."""
-        units = units_of_stage(self._scenario, stage, self._shapes)
+        units = units_of_stage(self._scenario, stage, s)
         return tuple(self._units.setdefault(unit, unit) for unit in units)
 
     def _hop(self, action: Action) -> Hop:
@@ -175,14 +186,14 @@ class _Blocks:
             gather=None if comes is None else self._gather,
         )
 
-    def _block(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, *, is_edge: bool) -> Block:
-        key = (*map(id, units), kind, hop, is_edge)
+    def _block(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, s: Shapes, *, is_edge: bool) -> Block:
+        key = (*map(id, units), kind, hop, id(s), is_edge)
         if key not in self._built:
-            self._built[key] = self._build(units, kind, hop, is_edge=is_edge)
+            self._built[key] = self._build(units, kind, hop, s, is_edge=is_edge)
         return self._built[key]
 
-    def _build(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, *, is_edge: bool) -> Block:
-        rep, s, training = self._rep, self._shapes, self._scenario.training
+    def _build(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, s: Shapes, *, is_edge: bool) -> Block:
+        rep, training = self._rep, self._scenario.training
         match kind:
             case Kind.F:
                 return forward_block(units, rep, s, is_first=is_edge, hop=hop)
@@ -208,15 +219,17 @@ def hop_stream(source: int, target: int, layout: Layout) -> str | None:
 
 def assemble(
     tables: list[RankTable],
+    played: Sequence[Role],
     payloads: list[Payload],
     types: dict[Payload, FlowType],
     folding: Folding,
-    rank_program: Ints,
+    rank_role: Ints,
     fidelity: str,
 ) -> Program:
-    """Put the tables of the simulated ranks side by side and join what they do together."""
-    ranks = _simulated_ranks(tables, folding, rank_program)
-    mine = [tables[rank.pp_rank] for rank in ranks]
+    """Put the tables of the simulated ranks side by side and join what they do together. tables: one for each role that
+    is `played`.  rank_role: (ranks,) index into them."""
+    ranks = _simulated_ranks(tables, folding, played, rank_role)
+    mine = [tables[role] for role in rank_role[folding.representative].tolist()]
     flow_of = _FlowIndex(folding.flows)
     payload = np.concatenate([table.payload for table in mine])
     stream = np.concatenate([table.stream for table in mine])
@@ -228,7 +241,7 @@ def assemble(
     receiver = np.full(len(payload), -1, dtype=np.int64)
     is_send = np.array([isinstance(item, Send) for item in payloads], dtype=bool)[payload]
     receiver[is_send] = flow_of.receiver[flow[is_send]]
-    edges += _arrivals(tables, ranks, flow_of)
+    edges += _arrivals(mine, ranks, flow_of)
     return Program(
         payloads=tuple(payloads),
         ranks=ranks,
@@ -249,14 +262,16 @@ def assemble(
     )
 
 
-def _simulated_ranks(tables: list[RankTable], folding: Folding, rank_program: Ints) -> tuple[SimulatedRank, ...]:
+def _simulated_ranks(
+    tables: list[RankTable], folding: Folding, played: Sequence[Role], rank_role: Ints
+) -> tuple[SimulatedRank, ...]:
     ranks = []
     first = 0
     for rank, count in zip(folding.representative.tolist(), folding.multiplicity.tolist(), strict=True):
-        pp_rank = int(rank_program[rank])
-        table = tables[pp_rank]
+        role = int(rank_role[rank])
+        table = tables[role]
         end = first + len(table.payload)
-        ranks.append(SimulatedRank(rank, pp_rank, count, first, end, table.actions, table.shapes))
+        ranks.append(SimulatedRank(rank, played[role].pp_rank, count, first, end, table.actions, table.shapes))
         first = end
     return tuple(ranks)
 
@@ -323,22 +338,16 @@ def _join(
 def _arrivals(
     tables: list[RankTable], ranks: tuple[SimulatedRank, ...], flow_of: _FlowIndex
 ) -> list[tuple[Ints, Ints]]:
-    """Edges from each send to the operations of the receiver that consume it."""
-    local: dict[tuple[int, str], tuple[int, Ints, Ints]] = {}
-    pp = len(tables)
+    """Edges from each send to the operations of the receiver that consume it. tables: of each simulated rank."""
+    matched: dict[tuple[int, int, str], tuple[Ints, Ints]] = {}
     num_stages = 1 + max(action.stage for table in tables for action in table.entries)
     edges = []
-    for index, rank in enumerate(ranks):
-        for stream, step in ((PP_FORWARD, -1), (PP_BACKWARD, 1)):
-            sender_pp = (rank.pp_rank + step) % pp
-            key = (rank.pp_rank, stream)
-            if key not in local:
-                local[key] = (sender_pp, *_matched(tables[sender_pp], tables[rank.pp_rank], stream, num_stages))
-            _, sent, consumed = local[key]
-            if len(sent):
-                sender = ranks[flow_of.sender[index, stream]]
-                assert sender.pp_rank == sender_pp
-                edges.append((sent + sender.first, consumed + rank.first))
+    for (index, stream), sender in flow_of.sender.items():
+        key = (id(tables[sender]), id(tables[index]), stream)
+        if key not in matched:
+            matched[key] = _matched(tables[sender], tables[index], stream, num_stages)
+        sent, consumed = matched[key]
+        edges.append((sent + ranks[sender].first, consumed + ranks[index].first))
     return edges
 
 

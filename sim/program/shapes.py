@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sim.errors import SimError
+from sim.program.roles import EVEN, Place
 from sim.spec.gpu import BYTES_PER_VALUE, NumberFormat
 from sim.spec.scenario import Scenario
 from sim.spec.stack import AttentionChoice, FusedKernels
@@ -95,8 +96,8 @@ def attention_of(scenario: Scenario) -> AttentionChoice:
     )
 
 
-def shapes(scenario: Scenario) -> Shapes:
-    """Shapes of the scenario's ranks."""
+def shapes(scenario: Scenario, place: Place = EVEN) -> Shapes:
+    """Shapes of the scenario's ranks at a place."""
     model, layout, training, stack = scenario.model, scenario.layout, scenario.training, scenario.stack
     tokens = training.micro_batch * training.seq_len // layout.cp
     return Shapes(

@@ -130,11 +130,11 @@ def groups(layout: Layout, axis: str) -> Ints:
             return _groups(axes, grid, [axis])
 
 
-def pp_ranks(layout: Layout) -> Ints:
-    """Pipeline coordinate of every rank: (ranks,)."""
-    members = groups(layout, "pp")
+def coordinates(layout: Layout, axis: str) -> Ints:
+    """Coordinate of every rank along an axis of `groups`: (ranks,)."""
+    members = groups(layout, axis)
     coordinate = np.empty(num_ranks(layout), dtype=np.int64)
-    coordinate[members] = np.arange(layout.pp)
+    coordinate[members] = np.arange(members.shape[1])
     return coordinate
 
 

@@ -16,6 +16,7 @@ from sim.program.fold import fold
 from sim.program.lower import assemble, hop_stream
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Block, BlockBuilder, Send
 from sim.program.ranks import Payloads, rank_table
+from sim.program.roles import Role
 from sim.program.table import Action, Kind, Table
 from sim.spec.gpu import Gpu, StreamConstants, StreamRate
 from sim.spec.layout import Layout
@@ -93,7 +94,8 @@ def play_table(
     flows = _hops(p, v)
     types = {item: FlowType(item.stream, "send", "pp", "send") for item in payloads.items if isinstance(item, Send)}
     ranks = np.arange(p)
-    program = assemble(tables, payloads.items, types, fold(ranks, flows), ranks, "folded")
+    played = [Role(rank) for rank in range(p)]
+    program = assemble(tables, played, payloads.items, types, fold(ranks, flows), ranks, "folded")
     return play(program, toy_gpu(), slows_compute=False, host=host)
 
 

@@ -17,7 +17,7 @@ from sim.engine.sharing import fair_rates
 from sim.program.flows import Flows, FlowType, flows, members_of
 from sim.program.fold import fold
 from sim.spec.background import loaded
-from sim.spec.layout import Layout, pp_ranks
+from sim.spec.layout import Layout, coordinates
 from sim.spec.topology import FABRICS, Fabric
 
 GB = 1e9
@@ -66,7 +66,7 @@ def test_eight_rings_through_fewer_nics_take_as_many_times_as_long(nics: int, is
     placed = layout(tp=8, dp=2)
     found = flows([DATA], placed, fat_tree(2, 8, nics, nic=50 * GB))
     if is_folded:
-        found = fold(pp_ranks(placed), found).flows
+        found = fold(coordinates(placed, "pp"), found).flows
     assert len(found) == (1 if is_folded else 8)
     assert ends(found, {DATA: 50 * GB})[DATA] == pytest.approx([8 / nics] * len(found), rel=1e-12)
 
@@ -89,7 +89,7 @@ def test_tensor_inside_and_data_across_share_nvlink(
     placed = layout(tp=2, dp=4)
     found = unlimited(flows([TENSOR, DATA], placed, fat_tree(2, 4, 4, nvlink=40 * GB, nic=nic)))
     if is_folded:
-        found = fold(pp_ranks(placed), found).flows
+        found = fold(coordinates(placed, "pp"), found).flows
     ended = ends(found, {TENSOR: 24 / 0.5 * GB, DATA: 48 / 0.75 * GB})
     assert ended[TENSOR] == pytest.approx([tensor_s] * (1 if is_folded else 4))
     assert ended[DATA] == pytest.approx([data_s] * (1 if is_folded else 2))
@@ -106,7 +106,7 @@ def test_a_background_load_of_all_nics_stretches_a_ring_by_what_it_leaves(share:
     placed, whole = layout(tp=8, dp=2), fat_tree(2, 8, 8, nic=50 * GB)
     found = flows([DATA], placed, loaded(whole, {"nic": share}))
     assert ends(found, {DATA: 50 * GB})[DATA] == pytest.approx([1 / (1 - share)] * 8)
-    assert len(fold(pp_ranks(placed), found).representative) == 1
+    assert len(fold(coordinates(placed, "pp"), found).representative) == 1
 
 
 def test_a_loaded_cable_slows_the_group_that_crosses_it_and_splits_its_ranks_off() -> None:
@@ -114,7 +114,7 @@ def test_a_loaded_cable_slows_the_group_that_crosses_it_and_splits_its_ranks_off
     placed, whole = layout(tp=8, dp=2), fat_tree(2, 8, 8, nic=50 * GB)
     found = flows([DATA], placed, loaded(whole, {"nic": 0.5, "leaf0-nic1": 0.75}))
     assert sorted(ends(found, {DATA: 50 * GB})[DATA]) == pytest.approx([2.0] * 7 + [4.0])
-    folding = fold(pp_ranks(placed), found)
+    folding = fold(coordinates(placed, "pp"), found)
     assert folding.multiplicity.tolist() == [14, 2]
     assert np.flatnonzero(folding.rank_class == 1).tolist() == [1, 9]
 

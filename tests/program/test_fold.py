@@ -14,7 +14,7 @@ from sim.program.flows import Flows, FlowType, flows
 from sim.program.fold import Folding, fold
 from sim.program.operations import PP_BACKWARD, PP_FORWARD
 from sim.spec.colours import number, partition
-from sim.spec.layout import Layout, num_ranks, pp_ranks
+from sim.spec.layout import Layout, coordinates, num_ranks
 from sim.spec.topology import FABRICS, Fabric
 
 GB = 1e9
@@ -74,7 +74,7 @@ def draw_flows(rng: np.random.Generator) -> tuple[np.ndarray, Flows]:
     types = [kind for axis, kind in GROUPS.items() if sizes[axis] > 1]
     types += [*(HOPS if layout.pp > 1 else ()), NORM]
     found = flows(types, layout, fabric)
-    program = pp_ranks(layout)
+    program = coordinates(layout, "pp")
     if rng.random() < 0.3:
         program[rng.integers(num_ranks(layout))] = layout.pp
     if rng.random() < 0.3:

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sim.spec.layout import AXES, Layout, StageLayers, edp, groups, layers_of_stages, num_ranks, num_stages, pp_ranks
+from sim.spec.layout import AXES, Layout, StageLayers, coordinates, edp, groups, layers_of_stages, num_ranks, num_stages
 
 
 def layout(**fields):
@@ -39,7 +39,7 @@ def test_groups_of_an_axis_partition_the_ranks(order, axis):
 @pytest.mark.parametrize("order", ["tp-cp-ep-dp-pp", "tp-cp-ep-pp-dp", "dp-cp-ep-tp-pp", "pp-dp-tp-cp"])
 def test_tensor_and_data_groups_stay_in_one_pipeline_stage(order):
     plan = layout(tp=2, cp=2, dp=3, pp=4, order=order)
-    stage = pp_ranks(plan)
+    stage = coordinates(plan, "pp")
     for axis in ("tp", "cp", "dp", "dp_cp", "edp"):
         assert all(np.unique(stage[group]).size == 1 for group in groups(plan, axis))
     assert all(stage[group].tolist() == [0, 1, 2, 3] for group in groups(plan, "pp"))
