@@ -38,7 +38,7 @@ CABLES = {
 }
 """Cables that there are with any number of nodes."""
 
-ONE_CHUNK = ("gpipe", "1f1b", "zb_h1", "zb_h2")
+ONE_CHUNK = ("gpipe", "1f1b", "zb_h1", "zb_h2", "zb_1p", "zb_2p")
 TWO_CHUNKS = ("interleaved_1f1b", "interleaved_zb", "breadth_first", "zb_v", "dualpipe_v")
 
 EXPERTS = {"num_experts": 4, "top_k": 2, "ffn_hidden": 1024}

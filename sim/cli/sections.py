@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
-from sim import units
+from sim import simulation, units
 from sim.cli.output import columns
-from sim.program.lower import lower, num_microbatches, stages_of_rank
+from sim.program.lower import num_microbatches, stages_of_rank
 from sim.program.shapes import shapes
 from sim.program.stage import units_of_stage
+from sim.results.result import Result
 from sim.results.traffic import TrafficRow, traffic
 from sim.spec.conditions import built_fabric
 from sim.spec.flops import forward_flop_by_term, model_flop
@@ -25,24 +26,26 @@ from sim.study.unused import unused, unused_tiers
 
 TRAFFIC_HEAD = (
     *("kind", "collective", "over", "algorithm", "groups", "ranks", "nodes", "a call", "calls/step", "bytes/step"),
-    "bytes on links, all groups",
+    *("exposed", "hidden", "bytes on links, all groups"),
 )
 
 
 def sections(scenario: Scenario) -> list[tuple[str, str]]:
-    """(title, text) of what was understood."""
+    """(title, text) of what was understood, and of what a step sends as it was played."""
     fabric = built_fabric(scenario)
-    rows = traffic(lower(scenario, fabric, "folded"), scenario, fabric)
+    played = simulation.run(scenario)
+    rows = traffic(played.timeline.program, scenario, fabric)
+    sent = columns(list(_traffic(rows, played.result))) if rows else "nothing: one rank"
     idle = [[path, reason] for path, reason in unused(scenario, fabric, rows)]
     idle += [[f"topology: {tier} links", "no traffic"] for tier in unused_tiers(fabric, rows)]
     return [
-        ("resolved scenario, in SI units (sources left out)", _resolved(scenario)),
         ("ranks", columns(list(_ranks(scenario)))),
+        ("parallelism: what a step sends", sent),
         ("the cluster, folded: nodes that cannot be told apart", columns(list(_cluster(fabric)))),
         ("parameters", columns([["term", "count"], *_parameters(scenario)])),
         ("model FLOPs of a step", columns([["term", "FLOP", "share"], *_flop(scenario)])),
-        ("parallelism: what a step sends", columns(list(_traffic(rows))) if rows else "nothing: one rank"),
         ("no effect here", columns([["what", "why"], *idle])),
+        ("resolved scenario, in SI units (sources left out)", _resolved(scenario)),
     ]
 
 
@@ -131,22 +134,32 @@ def _share(flop: float, whole: float) -> list[str]:
     return [units.text(flop, "FLOP/s").removesuffix("/s"), f"{100 * flop / whole:.1f} %"]
 
 
-def _traffic(rows: Sequence[TrafficRow]) -> Iterator[list[str]]:
-    """One line for each kind, collective and algorithm."""
+def _traffic(rows: Sequence[TrafficRow], result: Result) -> Iterator[list[str]]:
+    """One line for each kind, collective, algorithm and protocol. What the compute stream waits for a kind, and the
+    share of it that runs beside compute, stand in the kind's first line."""
     yield [*TRAFFIC_HEAD]
+    shown: set[str] = set()
     for row in rows:
+        exposed, hidden = "", ""
+        if row.kind not in shown:
+            exposed = units.text(result.exposed_s_by_kind.get(row.kind, 0.0), "s")
+            share = result.overlap_fraction_by_kind.get(row.kind)
+            hidden = "" if share is None else f"{100 * share:.0f} %"
+            shown.add(row.kind)
         smallest, largest = units.text(row.min_nbytes, "bytes"), units.text(row.max_nbytes, "bytes")
         tiers = " ".join(f"{tier} {units.text(nbytes, 'bytes')}" for tier, nbytes in row.bytes_by_tier.items())
         yield [
             row.kind,
             row.op,
             row.group,
-            row.algorithm,
+            row.algorithm if row.algorithm == "send" else f"{row.algorithm} {row.protocol}",
             f"{row.num_groups:,}",
             f"{row.group_size:,}",
             f"{row.nodes_per_group:,}",
             largest if smallest == largest else f"{smallest} .. {largest}",
             f"{row.calls_per_step:,}",
             units.text(row.bytes_per_step, "bytes"),
+            exposed,
+            hidden,
             tiers,
         ]

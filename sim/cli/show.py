@@ -1,4 +1,4 @@
-"""`sim show`: what was understood of a scenario, before anything is played."""
+"""`sim show`: what was understood of a scenario, and what its step sends."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ EXAMPLES = (
 
 
 def command(scenario: ScenarioArgument, variant: VariantOption = None, settings: SetOption = None) -> None:
-    """Show what was understood, without simulating.
+    """Show what was understood, and what a step sends.
 
-    The resolved scenario, parameters, FLOPs by term, what each kind of parallelism sends on which links, and which
-    fields change nothing here.
+    For each collective its size, calls, group, links and the time that compute waits for it; parameters, FLOPs by term,
+    which fields change nothing here, and the resolved scenario.
     """
     from sim.cli.sections import sections  # noqa: PLC0415 - see sim.cli.run
     from sim.simulation import load  # noqa: PLC0415 - see sim.cli.run

@@ -13,10 +13,12 @@ from sim.errors import SimError
 from sim.program.flows import Flows, FlowType, flow_types, flows
 from sim.program.fold import Folding, fold, unfolded
 from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD, Block, Collective, Payload, Send
+from sim.program.pass_costs import rank_costs
 from sim.program.program import Program, SimulatedRank
 from sim.program.ranks import STREAM_INDEX, Payloads, RankTable, rank_table
 from sim.program.roles import EVEN, Place, Role, roles
 from sim.program.schedule_file import schedule_of
+from sim.program.schedules.zb_auto import AutomaticZeroBubble
 from sim.program.shapes import BYTES, Shapes, shapes
 from sim.program.stage import (
     DEFAULT_PREFETCH_LAYERS,
@@ -49,9 +51,12 @@ def num_microbatches(scenario: Scenario) -> int:
 
 
 def schedule_table(scenario: Scenario) -> Table:
-    """The table of the scenario's schedule."""
+    """The table of the scenario's schedule, found for the times of its passes where it depends on them."""
     layout = scenario.layout
-    return schedule_of(layout.schedule).table(layout.pp, layout.vpp, num_microbatches(scenario))
+    schedule = schedule_of(layout.schedule)
+    if isinstance(schedule, AutomaticZeroBubble):
+        schedule = schedule.fitted(rank_costs(scenario))
+    return schedule.table(layout.pp, layout.vpp, num_microbatches(scenario))
 
 
 def stages_of_rank(layout: Layout, pp_rank: int) -> tuple[int, ...]:

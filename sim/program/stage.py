@@ -334,8 +334,12 @@ def _gather(builder: BlockBuilder, rep: Replication, shard: Shard) -> list[int]:
 
 
 def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[int, tuple[Unit, ...]]) -> Block:
-    """What a rank does after its last backward pass: tied embeddings are summed, the global gradient norm is taken
-    over all ranks, the optimizer updates its shard, and parameters are gathered where that does not overlap."""
+    """What a rank does after its last backward pass: tied embeddings are summed, the gradient norm is taken, the
+    optimizer updates its shard, and parameters are gathered where that does not overlap.
+
+    With post-validation a stage waits for its own ranks' part of the norm. The parts of the stages before come with
+    the few bytes that Zero Bubble sends down the pipeline, which are left out.
+    """
     builder = BlockBuilder()
     model, layout = scenario.model, scenario.layout
     shard = Shard(0)
@@ -348,9 +352,8 @@ def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[i
             builder.communicate(Collective("embedding", "all_reduce", "embedding", tied.total * rep.grad_bytes))
         )
     owned = shard.dense / (rep.dense if rep.zero else 1) + shard.expert / (rep.expert if rep.zero else 1)
-    builder.compute("gradient norm", (Stream("gradient norm", rep.grad_bytes * owned, "optimizer"),))
-    if num_ranks(layout) > 1:
-        builder.wait(builder.communicate(Collective("grad_norm", "all_reduce", "world", NORM_BYTES)))
+    if scenario.training.grad_norm != "none":
+        _gradient_norm(builder, scenario, rep.grad_bytes * owned)
     is_fused = scenario.stack.kernels.optimizer == "fused"
     update = optimizer_kernels(scenario.training.optimizer, owned, rep.grad_bytes, is_fused=is_fused)
     builder.compute("optimizer", tuple(update))
@@ -360,3 +363,12 @@ def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[i
                 for call in rep.gathers(part):
                     builder.communicate(call)
     return builder.build()
+
+
+def _gradient_norm(builder: BlockBuilder, scenario: Scenario, nbytes: float) -> None:
+    """Sum of the squares of a rank's gradients, `nbytes` of them, and of all that wait for each other."""
+    builder.compute("gradient norm", (Stream("gradient norm", nbytes, "optimizer"),))
+    group = "world" if scenario.training.grad_norm == "global" else "stage"
+    ranks = num_ranks(scenario.layout) // (1 if group == "world" else scenario.layout.pp)
+    if ranks > 1:
+        builder.wait(builder.communicate(Collective("grad_norm", "all_reduce", group, NORM_BYTES)))

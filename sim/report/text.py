@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -17,6 +18,8 @@ from sim.results.result import Result
 
 BAR_WIDTH = 40
 PLAIN_WIDTH = 120
+SAME_STEP = 1e-3
+"""Below this share a step of its own is not told apart from one of many."""
 GOOD, BAD = "green", "red"
 KEPT = ("name", "step_time_s", "step_time_over_best", "mfu", "fits")
 """Columns that even a narrow terminal shows."""
@@ -63,6 +66,10 @@ def key_numbers(result: Result) -> list[tuple[str, str]]:
             f"{result.simulated_operations:,} of {result.operations:,} operations, on {result.simulated_ranks:,} ranks",
         ),
     ]
+    if not math.isclose(result.lone_step_s, result.step_time_s, rel_tol=SAME_STEP):
+        facts.insert(
+            1, ("a lone step", f"{seconds(result.lone_step_s)}: in a steady run ranks do not wait for the last")
+        )
     measured = result.scenario.measured
     if measured is not None:
         error = result.step_time_s / measured.step_time_s - 1

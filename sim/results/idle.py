@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,10 @@ class Idle:
         """Time of each cause."""
         total = np.bincount(self.cause, weights=self.end_s - self.start_s, minlength=len(self.causes))
         return dict(zip(self.causes, total.tolist(), strict=True))
+
+    def cut(self, start_s: float, end_s: float) -> Idle:
+        """What lies between two moments."""
+        return replace(self, start_s=np.clip(self.start_s, start_s, end_s), end_s=np.clip(self.end_s, start_s, end_s))
 
     def within(self, cause: str, start_s: float, end_s: float) -> float:
         """Time of a cause between two moments."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SCALARS = (
     "step_time_s",
+    "lone_step_s",
     "tokens_per_s",
     "tokens_per_s_per_gpu",
     "model_flop_per_s_per_gpu",
@@ -36,6 +37,8 @@ SCALARS = (
 class Result:
     """Answers about one step. Times in s, rates per s, shares in 0..1.
 
+    step_time_s: from step to step in a steady run (`sim.results.steady`).  lone_step_s: of a step that nothing comes
+    before or after, from the first operation of any rank to the last.
     mfu: model FLOPs (forward and backward, full attention, no recomputation) over the time at the dense peak.
     mfu_causal: the same with half of the attention's scores.  hfu: `mfu` with what is recomputed.
     bubble_fraction: idle time of the compute stream within the pipeline's window, for lack of upstream or downstream
@@ -51,6 +54,7 @@ class Result:
     fidelity: str
     version: str
     step_time_s: float
+    lone_step_s: float
     tokens_per_s: float
     tokens_per_s_per_gpu: float
     model_flop_per_s_per_gpu: float

@@ -21,6 +21,7 @@ from sim.results.extrapolated import extrapolated
 from sim.results.idle import BUBBLE, Idle, Releases, Window, compute_slots, idle, pipeline_window
 from sim.results.links import link_use
 from sim.results.result import Result
+from sim.results.steady import period_of_rank, period_s
 from sim.spec.flops import model_flop
 from sim.spec.layout import num_ranks
 from sim.spec.scenario import Scenario
@@ -43,8 +44,8 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
     """What the timeline of a scenario's step means."""
     window = pipeline_window(timeline)
     releases = Releases(timeline)
-    ranks = [_rank(timeline, releases, index, window) for index in range(len(timeline.program.ranks))]
-    step_s = timeline.step_s
+    step_s = period_s(timeline)
+    ranks = [_rank(timeline, releases, index, window, step_s) for index in range(len(timeline.program.ranks))]
     for rank in ranks:
         assert math.isclose(sum(rank.breakdown_s.values()), step_s, rel_tol=1e-9), "causes do not add up to the step"
     breakdown_s = _mean(ranks)
@@ -62,6 +63,7 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
         fidelity=program.fidelity,
         version=version,
         step_time_s=step_s,
+        lone_step_s=timeline.step_s,
         tokens_per_s=tokens / step_s,
         tokens_per_s_per_gpu=tokens / step_s / gpus,
         model_flop_per_s_per_gpu=full_flop / step_s / gpus,
@@ -89,9 +91,10 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
     )
 
 
-def _rank(timeline: Timeline, releases: Releases, index: int, window: Window) -> RankSummary:
+def _rank(timeline: Timeline, releases: Releases, index: int, window: Window, step_s: float) -> RankSummary:
     causes = busy_s(timeline, index)
-    waited = idle(timeline, releases, index, window)
+    own = period_of_rank(timeline, index, step_s)
+    waited = idle(timeline, releases, index, window).cut(own.start_s, own.end_s)
     return RankSummary(
         count=timeline.program.ranks[index].count,
         breakdown_s=causes | waited.seconds(),

@@ -31,6 +31,7 @@ class TrafficRow:
     op: str
     group: str
     algorithm: str
+    protocol: str
     num_groups: int
     group_size: int
     nodes_per_group: int
@@ -59,6 +60,7 @@ def traffic(program: Program, scenario: Scenario, fabric: Fabric) -> tuple[Traff
                 op=_op(kind),
                 group=kind.group,
                 algorithm=kind.algorithm,
+                protocol=kind.protocol,
                 num_groups=num_groups,
                 group_size=group_size,
                 nodes_per_group=nodes,

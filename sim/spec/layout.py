@@ -106,8 +106,8 @@ def groups(layout: Layout, axis: str) -> Ints:
     """Communication groups of an axis: ranks as (groups, members), members ordered by their coordinate.
 
     tp, cp, dp, pp vary one attention axis; `dp_cp` both (gradients of dense parameters are reduced over it), `model`
-    tp and pp, `world` all. ep, etp, edp vary one expert axis: the ranks of a pipeline stage, in their order within the
-    layout, are cut into etp (innermost) x ep x edp.
+    tp and pp, `stage` all but pp, `world` all. ep, etp, edp vary one expert axis: the ranks of a pipeline stage, in
+    their order within the layout, are cut into etp (innermost) x ep x edp.
 
     >>> layout = Layout(tp=2, dp=2, pp=2, schedule="1f1b")
     >>> groups(layout, "dp").tolist()
@@ -122,6 +122,8 @@ def groups(layout: Layout, axis: str) -> Ints:
             return _groups(axes, grid, ["cp", "dp"])
         case "model":
             return _groups(axes, grid, ["tp", "pp"])
+        case "stage":
+            return _groups(axes, grid, ["tp", "cp", "dp"])
         case "etp" | "ep" | "edp":
             within_stage = _groups(axes, grid, [name for name in reversed(axes) if name != "pp"])
             experts = within_stage.reshape(layout.pp, edp(layout), layout.ep, layout.etp)

@@ -54,6 +54,9 @@ class Training(Spec):
     recompute_modules: with selective, which; core_attention alone by default (arXiv 2205.05198).
     recompute_layers: with full, how many layers of each virtual stage; all by default.
     cuda_graphs: the kernels between two communications are issued as one graph.
+    grad_norm: what clipping costs. global: no optimizer starts before the norm of all gradients is known.
+        post_validation: each pipeline stage updates at once and takes it back if the global norm, which follows, says
+        so (Zero Bubble, arXiv 2401.10241 section 4), so that stages may be in different steps.  none: no clipping.
     """
 
     seq_len: Count
@@ -69,6 +72,7 @@ class Training(Spec):
     recompute_layers: Count | None = None
     optimizer: Optimizer = Optimizer()
     cuda_graphs: bool = False
+    grad_norm: Literal["global", "post_validation", "none"] = "global"
     overlap: Overlap = Overlap()
     bucket_bytes: Bytes | None = Field(default=None, alias="bucket")
     prefetch_layers: Annotated[int, Field(ge=0, strict=True)] | None = None

@@ -25,7 +25,7 @@ def test_interleaving_divides_the_bubble_by_the_chunks(playing: Playing, p: int,
     assert timeline.step_s == pytest.approx(ideal * (1 + (p - 1) / (v * m)), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(SCHEDULES))
+@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"zb_1p", "zb_2p"}))
 @pytest.mark.parametrize("p", [2, 4])
 @pytest.mark.parametrize("m", [8, 12])
 @pytest.mark.parametrize(("forward_s", "backward_s", "weight_s"), [(1.0, 2.0, 1.0), (2.0, 3.0, 1.0)])

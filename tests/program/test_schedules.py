@@ -20,10 +20,12 @@ CHUNKS = {
     "interleaved_zb": 2,
     "zb_h1": 1,
     "zb_h2": 1,
+    "zb_1p": 1,
+    "zb_2p": 1,
     "zb_v": 2,
     "dualpipe_v": 2,
 }
-SPLIT = ("interleaved_zb", "zb_h1", "zb_h2", "zb_v", "dualpipe_v")
+SPLIT = ("interleaved_zb", "zb_h1", "zb_h2", "zb_v", "zb_1p", "zb_2p", "dualpipe_v")
 TIMES = [
     PassTimes(Fraction(forward), Fraction(input_gradient), Fraction(weight_gradient))
     for forward, input_gradient, weight_gradient in ((1, 1, 1), (2, 2, 1), (3, 4, 2), (4, 3, 3), (1, 2, 0))
@@ -99,7 +101,7 @@ def test_table_passes_the_checker_wherever_the_schedule_does_not_refuse(name: st
         check_table(SCHEDULES[name].table(p, v, m), p, v, m, SCHEDULES[name].placement)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"zb_1p", "zb_2p"}))
 @pytest.mark.parametrize("times", TIMES, ids=str)
 def test_played_bubble_equals_the_published_formula_where_its_assumptions_hold(name: str, times: PassTimes) -> None:
     schedule = SCHEDULES[name]
