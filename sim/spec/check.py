@@ -14,7 +14,7 @@ import numpy as np
 from sim.errors import SimError
 from sim.spec.background import loaded
 from sim.spec.degraded import degraded
-from sim.spec.layout import AXES, Layout, groups, layers_of_stages, num_stages
+from sim.spec.layout import AXES, TWO_LEVEL, Layout, cp_head_ranks, groups, layers_of_stages, num_stages
 from sim.spec.model import Model
 from sim.spec.scenario import Scenario, family
 from sim.spec.topology import FABRICS, Fabric, FabricSpec, Ints
@@ -150,6 +150,50 @@ def _sequence(scenario: Scenario) -> Mistakes:
     elif layout.sequence_parallel and (seq_len // layout.cp) % layout.tp:
         part = f"seq_len / cp = {seq_len} / {layout.cp} = {seq_len // layout.cp}"
         yield "layout.sequence_parallel", f"tp = {layout.tp} does not divide {part}"
+
+
+@_rule("layout")
+def _context_levels(scenario: Scenario) -> Mistakes:
+    """cp_inner belongs to the two-level methods, and is a part of cp."""
+    layout = scenario.layout
+    cp, inner, method = layout.cp, layout.cp_inner, layout.cp_method
+    if method not in TWO_LEVEL:
+        if inner is not None:
+            yield "layout.cp_inner", f"cp_inner with cp_method = {method} (allowed with {', '.join(TWO_LEVEL)})"
+    elif inner is None:
+        yield "layout.cp_inner", f"cp_method = {method} needs cp_inner, ranks of an inner group"
+    elif cp % inner or not 1 < inner < cp:
+        yield "layout.cp_inner", f"cp_inner = {inner} is no part of cp = {cp} (allowed a divisor between 1 and {cp})"
+
+
+@_rule("layout", "model")
+def _context_heads(scenario: Scenario) -> Mistakes:
+    """Ulysses spreads heads over ranks. Missing key and value heads are replicated."""
+    layout, model = scenario.layout, scenario.model
+    if any(True for _ in _context_levels(scenario)) or model.num_heads % layout.tp:
+        return
+    ranks, heads = cp_head_ranks(layout), model.num_heads // layout.tp
+    name = "cp_inner" if layout.cp_method in TWO_LEVEL else "cp"
+    if heads % ranks:
+        yield (
+            f"layout.{name}",
+            f"{name} = {ranks} does not divide num_heads / tp = {model.num_heads} / {layout.tp} = {heads}",
+        )
+    kv_heads = max(model.num_kv_heads // layout.tp, 1)
+    if model.latent_attention is None and kv_heads % ranks and ranks % kv_heads:
+        yield (
+            f"layout.{name}",
+            f"{name} = {ranks} and key and value heads / tp = {kv_heads}: neither divides the other",
+        )
+
+
+@_rule("layout", "training")
+def _context_halves(scenario: Scenario) -> Mistakes:
+    """Blocks of a balanced ring have two chunks."""
+    layout, seq_len = scenario.layout, scenario.training.seq_len
+    is_ring = layout.cp_method in ("ring", "ulysses_ring") and layout.cp > 1
+    if is_ring and layout.cp_balance == "zigzag" and seq_len % layout.cp == 0 and seq_len % (2 * layout.cp):
+        yield "layout.cp", f"2 * cp = {2 * layout.cp} chunks of a balanced ring do not divide seq_len = {seq_len}"
 
 
 @_rule("layout")
