@@ -73,6 +73,8 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
         "training.overlap.grad_reduce": draw(st.booleans()),
         "training.overlap.tensor": draw(st.booleans()),
     }
+    if tp > 1 and draw(st.booleans()):
+        made |= {"layout.sequence_parallel": True, "training.overlap.tensor_chunks": draw(st.sampled_from([1, 4]))}
     if draw(st.booleans()):
         made |= {"model.experts": EXPERTS, "layout.sequence_parallel": tp > 1}
         ep, etp = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sim.cost.kernels import Kernel
+from sim.program.chunks import Gathered, Scattered, backward_step, forward_steps
 from sim.program.operations import BlockBuilder, Collective
 from sim.program.pieces import Core, Exchange, Linear, Part, Piece, Pointwise, Ring, flat
 from sim.spec.training import Module
@@ -59,16 +60,15 @@ RECOMPUTE = "recompute"
 
 
 def forward_pass(run: PassBuilder, pieces: Sequence[Piece], label: str = FORWARD) -> None:
-    """Forward pass of `pieces`; each communication is waited for."""
-    for piece in pieces:
+    """Forward pass of `pieces`; each communication is waited for, but for what is cut into chunks."""
+    for piece in forward_steps(pieces):
         match piece:
-            case Linear():
-                run.add(label, piece.forward())
-            case Pointwise():
-                if piece.forward_bytes:
-                    run.add(label, piece.forward())
-            case Core():
-                run.add(label, *piece.forward)
+            case Gathered():
+                _around(run, piece.exchange, piece.exchange.forward_nbytes, piece.forward(), label)
+            case Scattered():
+                _pipelined(run, piece, label)
+            case Linear() | Pointwise() | Core():
+                run.add(label, *_forward_kernels(piece))
             case Ring():
                 _ring_forward(run, piece, label)
             case Part():
@@ -78,6 +78,18 @@ def forward_pass(run: PassBuilder, pieces: Sequence[Piece], label: str = FORWARD
             case Exchange(forward=op):
                 assert op is not None
                 run.exchange(piece, op)
+
+
+def _forward_kernels(piece: Linear | Pointwise | Core) -> Iterator[Kernel]:
+    """Kernels of the forward pass of a piece that communicates nothing."""
+    match piece:
+        case Linear():
+            yield piece.forward()
+        case Pointwise():
+            if piece.forward_bytes:
+                yield piece.forward()
+        case Core():
+            yield from piece.forward
 
 
 def backward_pass(
@@ -98,6 +110,11 @@ def backward_pass(
     reverse = list(reversed(pieces))
     position = 0
     while position < len(reverse):
+        if (chunked := backward_step(reverse, position)) is not None:
+            step, position = chunked
+            _around(run, step.exchange, step.exchange.nbytes, step.backward(), BACKWARD)
+            run.add(BACKWARD, *([] if is_split else step.linear.weight_gradient()))
+            continue
         piece = reverse[position]
         before = reverse[position + 1] if position + 1 < len(reverse) else None
         position += 1
@@ -137,6 +154,30 @@ def _attention_backward(run: PassBuilder, piece: Core | Ring, before: Piece | No
     if isinstance(before, Exchange) and before.regathers:
         run.exchange(before, "all_gather")
     run.add(BACKWARD, *piece.backward)
+
+
+def _around(
+    run: PassBuilder, exchange: Exchange, nbytes: float, chunks: Iterable[tuple[Kernel, ...]], label: str
+) -> None:
+    """Chunks of an all_gather of `nbytes` go around the group, each beside the product of the one before."""
+    last = exchange.gather_chunks - 1
+    for number, kernels in enumerate(chunks):
+        sent = run.shift(exchange.kind, exchange.kind, nbytes / exchange.gather_chunks) if number < last else None
+        run.add(label, *kernels)
+        if sent is not None:
+            run.wait(sent)
+
+
+def _pipelined(run: PassBuilder, step: Scattered, label: str) -> None:
+    """Each chunk of the output is reduced and scattered beside the product of the next one."""
+    exchange = step.exchange
+    call = Collective(exchange.kind, "reduce_scatter", exchange.kind, exchange.nbytes / exchange.scatter_chunks)
+    sent = []
+    for kernels in step.forward():
+        run.add(label, *kernels)
+        run.flush()
+        sent.append(run.builder.communicate(call))
+    run.wait(sent[-1])
 
 
 def _ring_forward(run: PassBuilder, ring: Ring, label: str) -> None:

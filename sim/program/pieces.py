@@ -112,6 +112,8 @@ class Exchange:
     regathers: the backward pass gathers the forward input again, because only a shard of it was kept (Megatron's
     sequence parallelism, arXiv 2205.05198 section 4.2.2; keys and values under context parallelism).
     group: axis whose ranks take part; that of the kind where it is none.
+    gather_chunks, scatter_chunks: into how many chunks an all_gather before a product, and a reduce_scatter after one,
+    are cut (`sim.program.chunks`).
     """
 
     kind: str
@@ -121,6 +123,8 @@ class Exchange:
     regathers: bool = False
     cast_nbytes: float | None = None
     group: str | None = None
+    gather_chunks: int = 1
+    scatter_chunks: int = 1
 
     @property
     def forward_nbytes(self) -> float:

@@ -39,6 +39,8 @@ class Shapes:
     cp_across: how blocks of keys and values reach the ranks that are not in one Ulysses group.  cp_head_ranks: ranks of
     such a group, 1 without.  cp_chunk: which chunk of the sequence the ranks of a place have, where those are in order;
     None where each has a head and a tail one.
+    tp_chunks: into how many chunks a reduce_scatter of sequence parallelism is cut; None where its communication is
+    whole.
     """
 
     tokens: int
@@ -66,11 +68,17 @@ class Shapes:
     cp_across: Literal["all_gather", "ring"] = "all_gather"
     cp_head_ranks: int = 1
     cp_chunk: int | None = None
+    tp_chunks: int | None = None
 
     @property
     def format_16(self) -> NumberFormat:
         """Of what stays in 16 bits: attention, router and head."""
         return "fp16" if self.format == "fp16" else "bf16"
+
+    @property
+    def gather_chunks(self) -> int:
+        """Into how many chunks an all_gather of sequence parallelism is cut: those of its ranks."""
+        return 1 if self.tp_chunks is None else self.tp
 
     @property
     def quantized_bytes(self) -> float:
@@ -132,5 +140,6 @@ def shapes(scenario: Scenario, place: Place = EVEN) -> Shapes:
         accumulates=None if layout.zero == 3 else stack.kernels.gradient_accumulation,
         cp_across="ring" if layout.cp_method in ("ring", "ulysses_ring") else "all_gather",
         cp_head_ranks=cp_head_ranks(layout),
+        tp_chunks=training.overlap.tensor_chunks,
         cp_chunk=None if layout.cp_balance == "zigzag" else place.cp // cp_head_ranks(layout),
     )

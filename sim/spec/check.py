@@ -202,6 +202,27 @@ def _sequence_parallel(scenario: Scenario) -> Mistakes:
         yield "layout.sequence_parallel", "sequence_parallel goes with tensor parallelism (got tp = 1, allowed tp > 1)"
 
 
+@_rule("layout", "topology", "training")
+def _tensor_chunks(scenario: Scenario) -> Mistakes:
+    """Chunks of sequence parallelism's messages, through buffers that the GPUs of a node write into directly."""
+    layout, training = scenario.layout, scenario.training
+    chunks, path = training.overlap.tensor_chunks, "training.overlap.tensor_chunks"
+    if chunks is None:
+        return
+    if not layout.sequence_parallel:
+        yield path, "tensor_chunks goes with layout.sequence_parallel (got false, allowed true)"
+        return
+    tokens = training.micro_batch * training.seq_len // layout.cp
+    if tokens % chunks:
+        product = f"micro_batch * seq_len / cp = {training.micro_batch} * {training.seq_len} / {layout.cp} = {tokens}"
+        yield path, f"tensor_chunks = {chunks} does not divide {product}"
+    if any(True for rule in (_world, _order) for _ in rule(scenario)):
+        return
+    node = scenario.topology.build().node_of(groups(layout, "tp"))
+    if (node != node[:, :1]).any():
+        yield path, f"tensor_chunks needs tp groups in one node (got tp = {layout.tp}, order {layout.order})"
+
+
 @_rule("model", "training")
 def _positions(scenario: Scenario) -> Mistakes:
     model, seq_len = scenario.model, scenario.training.seq_len

@@ -89,6 +89,22 @@ REFUSED = [
         "layout.sequence_parallel: tp = 2 does not divide seq_len / cp = 126 / 2 = 63",
     ),
     (
+        {"training.overlap.tensor_chunks": 4},
+        "training.overlap.tensor_chunks: tensor_chunks goes with layout.sequence_parallel (got false, allowed true)",
+    ),
+    (
+        {"training.overlap.tensor_chunks": 3, "layout.sequence_parallel": True},
+        (
+            "training.overlap.tensor_chunks: "
+            "tensor_chunks = 3 does not divide micro_batch * seq_len / cp = 1 * 128 / 1 = 128"
+        ),
+    ),
+    (
+        {"topology": {"use": "dgx-h100", "nodes": 2}, "layout.tp": 2, "layout.dp": 8, "layout.pp": 1}
+        | {"layout.sequence_parallel": True, "layout.order": "dp-tp-pp", "training.overlap.tensor_chunks": 4},
+        "training.overlap.tensor_chunks: tensor_chunks needs tp groups in one node (got tp = 2, order dp-tp-pp)",
+    ),
+    (
         {"layout.tp": 1, "layout.dp": 4, "layout.sequence_parallel": True},
         "layout.sequence_parallel: sequence_parallel goes with tensor parallelism (got tp = 1, allowed tp > 1)",
     ),
