@@ -49,7 +49,7 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
     """A layout of 8 to 24 GPUs of a small model, on one of several fabrics. what: one of `CONDITIONS`."""
     topology = draw(st.sampled_from(list(FABRICS)))
     nodes = draw(st.sampled_from([1, 2, 3]))
-    tp, cp, pp = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 2, 4]))
+    tp, cp, pp = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2, 4]))
     gpus = 8 * nodes
     assume(gpus % (tp * cp * pp) == 0)
     dp = gpus // (tp * cp * pp)
@@ -61,7 +61,7 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
         "topology": {"use": topology, "nodes": nodes, **FABRICS[topology]},
         "model.num_layers": 8 if pp * vpp == 8 else 4,
         "layout.tp": tp,
-        "layout.cp": cp,
+        **draw(sequence_over(cp)),
         "layout.pp": pp,
         "layout.sequence_parallel": tp > 1 and draw(st.booleans()),
         "layout.zero": zero,
@@ -73,6 +73,8 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
         "training.overlap.grad_reduce": draw(st.booleans()),
         "training.overlap.tensor": draw(st.booleans()),
     }
+    if tp > 1 and draw(st.booleans()):
+        made |= {"layout.sequence_parallel": True, "training.overlap.tensor_chunks": draw(st.sampled_from([1, 4]))}
     if draw(st.booleans()):
         made |= {"model.experts": EXPERTS, "layout.sequence_parallel": tp > 1}
         ep, etp = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2]))
@@ -82,7 +84,22 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
             made["layout.order"] = draw(st.sampled_from([o for o in ORDERS if o.index("ep") < o.index("dp")]))
     if zero in (1, 2):
         made["training.overlap.param_gather"] = draw(st.booleans())
-    return made | draw(conditions(what, topology, gpus))
+    made |= draw(conditions(what, topology, gpus))
+    assume("ring" not in str(made["layout.cp_method"]) or made["stack.use"] != "megatron-2021" or cp == 1)
+    return made
+
+
+@st.composite
+def sequence_over(draw: st.DrawFn, cp: int) -> dict[str, object]:
+    """How the sequence is split over cp ranks."""
+    methods = ["all_gather", "ring", "ulysses", *(["ulysses_ring", "ulysses_all_gather"] if cp == 4 else [])]
+    method = draw(st.sampled_from(methods))
+    return {
+        "layout.cp": cp,
+        "layout.cp_method": method,
+        "layout.cp_balance": draw(st.sampled_from(["zigzag", "none"])),
+        "layout.cp_inner": 2 if method.startswith("ulysses_") else None,
+    }
 
 
 @st.composite

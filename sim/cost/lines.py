@@ -20,7 +20,7 @@ for topologies without measured lines."""
 IN_SWITCH = ("collnet", "nvls", "nvls_tree")
 """Algorithms that run in the switches: NCCL has them with Simple only."""
 
-SENDS = ("pairwise", "two_level")
+SENDS = ("neighbour", "pairwise", "two_level")
 """Algorithms of grouped sends and receives, which NCCL runs with LL or Simple."""
 
 UNMEASURED = Line(launch_s=LAUNCH_S, steps=1.0)
@@ -136,7 +136,7 @@ def of_protocol(way: Way) -> str:
     match way.algorithm:
         case "collnet" | "nvls" | "nvls_tree":
             return "nvls"
-        case "pairwise" | "two_level":
+        case "neighbour" | "pairwise" | "two_level":
             return "sends_ll" if way.protocol == "ll" else "sends"
         case _:
             return way.protocol
@@ -241,7 +241,7 @@ def _limit_bytes_per_s(way: Way, op: str, groups: _Groups, fabric: Fabric) -> Fl
     limit = np.where(is_in, rates[0], rates[1])
     if chunks_s_per_byte > 0:
         limit = 1 / (1 / limit + chunks_s_per_byte)
-    if way.protocol == "simple" and way.algorithm not in IN_SWITCH:
+    if way.protocol == "simple" and way.algorithm not in (*IN_SWITCH, "neighbour"):
         pattern = _pattern(way.algorithm, op, groups, fabric)
         between = np.inf if between_line.wire is None else between_line.wire
         share = np.where(is_in, share_in_node(op, size), between)

@@ -13,7 +13,7 @@ from sim.errors import SimError
 from sim.spec.network import Network
 from sim.spec.topology import Fabric, Floats, Ints
 
-AUTOMATIC = ("collnet", "nvls", "nvls_tree", "pairwise", "ring", "tree")
+AUTOMATIC = ("collnet", "neighbour", "nvls", "nvls_tree", "pairwise", "ring", "tree")
 """Algorithms that `auto` chooses from: those that NCCL has. `hierarchical` is what some stacks build above it."""
 
 TREE_TO_RING_FRAC = 0.92
@@ -113,7 +113,7 @@ def _kept_by_nccl(
     ways: list[Way], op: str, nbytes: float, members: Ints, fabric: Fabric, channels: int | None
 ) -> list[Way]:
     """Ways that cost no more for each byte than the one with NCCL's least expected time."""
-    if fabric.links.nccl is None or op == "all_to_all":
+    if fabric.links.nccl is None or op in ("all_to_all", "ring_shift"):
         return ways
     call = _call(op, members, fabric, channels)
     lines = {way: expected(call, way.algorithm, way.protocol) for way in ways}

@@ -29,12 +29,13 @@ from sim.spec.gpu import Gpu
 
 
 def slowdown_factor(op: str, gpu: Gpu) -> float:
-    """Factor on the time of a kernel of `gpu` while `op` runs on it: a collective, or `send` at either end."""
+    """Factor on the time of a kernel of `gpu` while `op` runs on it: a collective, or at either end of a
+    `send`, of which a ring_shift has one to each member."""
     factors = gpu.slowdown
     match op:
         case "all_to_all":
             return float(factors.all_to_all)
-        case "send":
+        case "send" | "ring_shift":
             return float(factors.send)
         case _:
             assert op in {"all_reduce", "all_gather", "reduce_scatter", "broadcast"}, (

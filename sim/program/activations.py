@@ -150,10 +150,12 @@ def _attention(model: Model, s: Shapes) -> Iterator[Kept]:
 
 
 def _widths(model: Model, s: Shapes) -> tuple[int, int, int]:
-    """Of queries, keys and values on this rank."""
+    """Of queries, keys and values on this rank. Where Ulysses spreads heads over more ranks than there are key and
+    value heads, each keeps a whole one."""
     mla = model.latent_attention
     if mla is None:
-        return s.heads * model.head_dim, s.kv_heads * model.head_dim, s.kv_heads * model.head_dim
+        kv_heads = max(s.kv_heads, s.cp_head_ranks)
+        return s.heads * model.head_dim, kv_heads * model.head_dim, kv_heads * model.head_dim
     qk_width = s.heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
     return qk_width, qk_width, s.heads * mla.v_head_dim
 

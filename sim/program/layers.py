@@ -36,7 +36,15 @@ def column_parallel(s: Shapes, name: str, n: int, k: int) -> Iterator[Piece]:
         nbytes = float(BYTES * s.tokens * k)
         if s.is_sequence_parallel:
             cast_nbytes = None if s.recipe is None else s.quantized_bytes * s.tokens * k
-            yield Exchange("tp", nbytes, "all_gather", "reduce_scatter", regathers=True, cast_nbytes=cast_nbytes)
+            yield Exchange(
+                "tp",
+                nbytes,
+                "all_gather",
+                "reduce_scatter",
+                regathers=True,
+                cast_nbytes=cast_nbytes,
+                gather_chunks=s.gather_chunks,
+            )
         else:
             yield Exchange("tp", nbytes, None, "all_reduce")
     yield linear(s, name, s.tokens, n, k)
@@ -49,7 +57,14 @@ def scatter_tokens(s: Shapes, width: int) -> Iterator[Piece]:
     if s.tp > 1:
         nbytes = float(BYTES * s.tokens * width)
         if s.is_sequence_parallel:
-            yield Exchange("tp", nbytes, "reduce_scatter", "all_gather")
+            yield Exchange(
+                "tp",
+                nbytes,
+                "reduce_scatter",
+                "all_gather",
+                gather_chunks=s.gather_chunks,
+                scatter_chunks=s.tp_chunks or 1,
+            )
         else:
             yield Exchange("tp", nbytes, "all_reduce", None)
 
@@ -215,6 +230,8 @@ def head(model: Model, s: Shapes) -> tuple[Piece, ...]:
 
 
 def _head_product(model: Model, s: Shapes) -> Iterator[Piece]:
-    """Logits, in 16 bits whatever the layers' format."""
-    for piece in column_parallel(replace(s, recipe=None, format=s.format_16), "head", s.vocab, model.hidden):
+    """Logits, in 16 bits whatever the layers' format, and whole (Megatron-LM's own layer)."""
+    for piece in column_parallel(
+        replace(s, recipe=None, format=s.format_16, tp_chunks=None), "head", s.vocab, model.hidden
+    ):
         yield replace(piece, cause="head") if isinstance(piece, Linear) else piece

@@ -9,12 +9,12 @@ from sim import units
 from sim.program.held import NOTHING, OPTIMIZER_WORK_BYTES, Held, StageHeld, fullest, replicated, stages_held
 from sim.program.lower import schedule_table, stages_of_rank
 from sim.program.model_state import ModelState, model_state
-from sim.program.pieces import Exchange, Piece, flat
+from sim.program.pieces import Exchange, Piece, Ring, flat
 from sim.program.shapes import BYTES, Shapes, shapes
 from sim.program.shards import Shard
 from sim.program.stage import Replication, Unit, buckets, replication, units_of_stage
 from sim.program.table import Action
-from sim.spec.layout import Layout, num_stages
+from sim.spec.layout import Layout, cp_head_ranks, num_stages
 from sim.spec.scenario import Scenario
 
 FRAGMENTATION_FRAC = 0.05
@@ -185,10 +185,21 @@ def _buffers_bytes(scenario: Scenario, parts: Sequence[Sequence[Unit]], rep: Rep
 
     Reductions and gathers of ZeRO-0 and ZeRO-1 work in place, in the gradient and parameter buffers.
     """
-    exchange_bytes = max((piece.nbytes for piece in _pieces(parts) if isinstance(piece, Exchange)), default=0.0)
+    exchange_bytes = max((_exchange_bytes(piece) for piece in _pieces(parts)), default=0.0)
     pipeline_bytes = 2 * BYTES * s.tokens_sp * scenario.model.hidden if scenario.layout.pp > 1 else 0
     bucket_bytes = max(_bucket_bytes(part, rep) for part in parts) if rep.zero == 2 else 0.0
     return exchange_bytes + pipeline_bytes + bucket_bytes
+
+
+def _exchange_bytes(piece: Piece) -> float:
+    """Of the buffer that a piece communicates through."""
+    match piece:
+        case Exchange():
+            return piece.nbytes
+        case Ring():
+            return piece.buffer_nbytes
+        case _:
+            return 0.0
 
 
 def _bucket_bytes(units_of_part: Sequence[Unit], rep: Replication) -> float:
@@ -200,6 +211,8 @@ def _bucket_bytes(units_of_part: Sequence[Unit], rep: Replication) -> float:
 def _overhead_bytes(layout: Layout) -> float:
     """CUDA context and communicators, one for each axis with several ranks. The first is part of the context's."""
     assert layout.dp is not None
-    num_communicators = sum(size > 1 for size in (layout.tp, layout.cp, layout.dp, layout.pp, layout.ep, layout.etp))
+    heads = cp_head_ranks(layout)
+    sizes = (layout.tp, heads, layout.cp // heads, layout.dp, layout.pp, layout.ep, layout.etp)
+    num_communicators = sum(size > 1 for size in sizes)
     overhead_bytes = CONTEXT_BYTES + COMMUNICATOR_BYTES * max(num_communicators - 1, 0)
-    return overhead_bytes + (ALL_TO_ALL_BYTES if layout.ep > 1 else 0)
+    return overhead_bytes + (ALL_TO_ALL_BYTES if layout.ep > 1 or heads > 1 else 0)

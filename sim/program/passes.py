@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sim.cost.kernels import Kernel
+from sim.program.chunks import Gathered, Scattered, backward_step, forward_steps
 from sim.program.operations import BlockBuilder, Collective
-from sim.program.pieces import Core, Exchange, Linear, Part, Piece, Pointwise, flat
+from sim.program.pieces import Core, Exchange, Linear, Part, Piece, Pointwise, Ring, flat
 from sim.spec.training import Module
 
 
@@ -36,7 +37,12 @@ class PassBuilder:
         """Start communication of what was computed so far; an all_gather in the backward pass repeats the forward's."""
         self.flush()
         nbytes = exchange.forward_nbytes if op == exchange.forward else exchange.nbytes
-        return self.builder.communicate(Collective(exchange.kind, op, exchange.kind, nbytes))
+        return self.builder.communicate(Collective(exchange.kind, op, exchange.group or exchange.kind, nbytes))
+
+    def shift(self, kind: str, group: str, nbytes: float) -> int:
+        """Start to pass `nbytes` of what was computed, and has arrived so far, to the next rank of a group."""
+        self.flush()
+        return self.builder.communicate(Collective(kind, "ring_shift", group, nbytes))
 
     def wait(self, operation: int) -> None:
         """What follows waits for `operation`."""
@@ -54,16 +60,17 @@ RECOMPUTE = "recompute"
 
 
 def forward_pass(run: PassBuilder, pieces: Sequence[Piece], label: str = FORWARD) -> None:
-    """Forward pass of `pieces`; each communication is waited for."""
-    for piece in pieces:
+    """Forward pass of `pieces`; each communication is waited for, but for what is cut into chunks."""
+    for piece in forward_steps(pieces):
         match piece:
-            case Linear():
-                run.add(label, piece.forward())
-            case Pointwise():
-                if piece.forward_bytes:
-                    run.add(label, piece.forward())
-            case Core():
-                run.add(label, *piece.forward)
+            case Gathered():
+                _around(run, piece.exchange, piece.exchange.forward_nbytes, piece.forward(), label)
+            case Scattered():
+                _pipelined(run, piece, label)
+            case Linear() | Pointwise() | Core():
+                run.add(label, *_forward_kernels(piece))
+            case Ring():
+                _ring_forward(run, piece, label)
             case Part():
                 forward_pass(run, piece.pieces, label)
             case Exchange(forward=None):
@@ -71,6 +78,18 @@ def forward_pass(run: PassBuilder, pieces: Sequence[Piece], label: str = FORWARD
             case Exchange(forward=op):
                 assert op is not None
                 run.exchange(piece, op)
+
+
+def _forward_kernels(piece: Linear | Pointwise | Core) -> Iterator[Kernel]:
+    """Kernels of the forward pass of a piece that communicates nothing."""
+    match piece:
+        case Linear():
+            yield piece.forward()
+        case Pointwise():
+            if piece.forward_bytes:
+                yield piece.forward()
+        case Core():
+            yield from piece.forward
 
 
 def backward_pass(
@@ -91,6 +110,11 @@ def backward_pass(
     reverse = list(reversed(pieces))
     position = 0
     while position < len(reverse):
+        if (chunked := backward_step(reverse, position)) is not None:
+            step, position = chunked
+            _around(run, step.exchange, step.exchange.nbytes, step.backward(), BACKWARD)
+            run.add(BACKWARD, *([] if is_split else step.linear.weight_gradient()))
+            continue
         piece = reverse[position]
         before = reverse[position + 1] if position + 1 < len(reverse) else None
         position += 1
@@ -98,19 +122,85 @@ def backward_pass(
             case Linear(), Exchange() if before.backward is not None and before.forward != "all_to_all":
                 _column_parallel(run, piece, before, overlaps=overlaps, is_split=is_split)
                 position += 1
-            case Linear(), _:
-                run.add(BACKWARD, piece.input_gradient(), *([] if is_split else piece.weight_gradient()))
-            case Pointwise(), _:
-                if piece.backward_bytes:
-                    run.add(BACKWARD, piece.backward())
-            case Core(), _:
-                run.add(BACKWARD, *piece.backward)
+            case ((Linear() | Pointwise()), _):
+                run.add(BACKWARD, *_gradients(piece, is_split=is_split))
+            case ((Core() | Ring()), _):
+                _attention_backward(run, piece, before)
             case Part(), _:
                 left = _start_part(run, piece, before, recomputes)
                 backward_pass(run, piece.pieces, overlaps=overlaps, recomputes=left, is_split=is_split)
             case Exchange(), _:
                 if piece.backward is not None:
                     run.exchange(piece, piece.backward)
+
+
+def _gradients(piece: Linear | Pointwise, *, is_split: bool) -> Iterator[Kernel]:
+    """Kernels of the backward pass of a piece that communicates nothing."""
+    match piece:
+        case Linear():
+            yield piece.input_gradient()
+            if not is_split:
+                yield from piece.weight_gradient()
+        case Pointwise():
+            if piece.backward_bytes:
+                yield piece.backward()
+
+
+def _attention_backward(run: PassBuilder, piece: Core | Ring, before: Piece | None) -> None:
+    """Keys and values that were gathered inside the module are gathered again."""
+    if isinstance(piece, Ring):
+        _ring_backward(run, piece)
+        return
+    if isinstance(before, Exchange) and before.regathers:
+        run.exchange(before, "all_gather")
+    run.add(BACKWARD, *piece.backward)
+
+
+def _around(
+    run: PassBuilder, exchange: Exchange, nbytes: float, chunks: Iterable[tuple[Kernel, ...]], label: str
+) -> None:
+    """Chunks of an all_gather of `nbytes` go around the group, each beside the product of the one before."""
+    last = exchange.gather_chunks - 1
+    for number, kernels in enumerate(chunks):
+        sent = run.shift(exchange.kind, exchange.kind, nbytes / exchange.gather_chunks) if number < last else None
+        run.add(label, *kernels)
+        if sent is not None:
+            run.wait(sent)
+
+
+def _pipelined(run: PassBuilder, step: Scattered, label: str) -> None:
+    """Each chunk of the output is reduced and scattered beside the product of the next one."""
+    exchange = step.exchange
+    call = Collective(exchange.kind, "reduce_scatter", exchange.kind, exchange.nbytes / exchange.scatter_chunks)
+    sent = []
+    for kernels in step.forward():
+        run.add(label, *kernels)
+        run.flush()
+        sent.append(run.builder.communicate(call))
+    run.wait(sent[-1])
+
+
+def _ring_forward(run: PassBuilder, ring: Ring, label: str) -> None:
+    """A block goes to the next rank while attention to it is computed. What is received takes the place of the block
+    before: a rank holds two, and passes one on when it is done with the one that was there."""
+    for step, kernels in enumerate(ring.forward):
+        is_last = step == len(ring.forward) - 1
+        sent = None if is_last else run.shift("cp", ring.group, ring.block_nbytes)
+        run.add(label, *kernels)
+        if sent is not None:
+            run.wait(sent)
+
+
+def _ring_backward(run: PassBuilder, ring: Ring) -> None:
+    """The blocks of the forward pass from the last to the first. The first step passes on keys and values alone, the
+    last one gradients alone, those between both: as much of either as the forward pass (Transformer Engine's
+    AttnFuncWithCPAndKVP2P)."""
+    last = len(ring.backward) - 1
+    for step, (kernels, sums) in enumerate(zip(ring.backward, ring.sums, strict=True)):
+        sent = run.shift("cp", ring.group, ring.block_nbytes * (1 if step in (0, last) else 2))
+        run.add(BACKWARD, *kernels)
+        run.wait(sent)
+        run.add(BACKWARD, *sums)
 
 
 def _start_part(run: PassBuilder, part: Part, before: Piece | None, recomputes: frozenset[Module]) -> frozenset[Module]:

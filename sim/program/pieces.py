@@ -14,7 +14,7 @@ from sim.spec.training import Module
 OUTPUT_BYTES = 2
 """Of a value that a product writes, whatever its operands' format."""
 
-CollectiveOp = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
+CollectiveOp = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "ring_shift"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,9 @@ class Exchange:
     nbytes: of the activations in 16 bits, or of their gradient.  cast_nbytes: of activations that were cast before.
     regathers: the backward pass gathers the forward input again, because only a shard of it was kept (Megatron's
     sequence parallelism, arXiv 2205.05198 section 4.2.2; keys and values under context parallelism).
+    group: axis whose ranks take part; that of the kind where it is none.
+    gather_chunks, scatter_chunks: into how many chunks an all_gather before a product, and a reduce_scatter after one,
+    are cut (`sim.program.chunks`).
     """
 
     kind: str
@@ -119,11 +122,36 @@ class Exchange:
     backward: CollectiveOp | None
     regathers: bool = False
     cast_nbytes: float | None = None
+    group: str | None = None
+    gather_chunks: int = 1
+    scatter_chunks: int = 1
 
     @property
     def forward_nbytes(self) -> float:
         """Of the activations, as they are sent."""
         return self.nbytes if self.cast_nbytes is None else self.cast_nbytes
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Attention in steps, between which keys and values go around the ranks of `group` (ring attention, arXiv
+    2310.01889); backward also their gradients.
+
+    block_nbytes: keys and values of one rank, or their gradients.  forward, backward: kernels of each step, of none
+    where the mask leaves nothing to do.  sums: what a backward step adds to gradients of keys and values that arrived
+    meanwhile.
+    """
+
+    group: str
+    block_nbytes: float
+    forward: tuple[tuple[Kernel, ...], ...]
+    backward: tuple[tuple[Kernel, ...], ...]
+    sums: tuple[tuple[Kernel, ...], ...]
+
+    @property
+    def buffer_nbytes(self) -> float:
+        """Backward: a block of keys and values and one of gradients that leave, and as much that arrives."""
+        return 4 * self.block_nbytes
 
 
 @dataclass(frozen=True)
@@ -134,10 +162,10 @@ class Part:
     pieces: tuple[Piece, ...]
 
 
-Piece = Linear | Pointwise | Core | Exchange | Part
+Piece = Linear | Pointwise | Core | Ring | Exchange | Part
 
 
-def flat(pieces: Iterable[Piece]) -> Iterator[Linear | Pointwise | Core | Exchange]:
+def flat(pieces: Iterable[Piece]) -> Iterator[Linear | Pointwise | Core | Ring | Exchange]:
     """The pieces with those inside of parts, in their order."""
     for piece in pieces:
         if isinstance(piece, Part):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.spec.layout import coordinates
+from sim.spec.layout import coordinates, cp_head_ranks
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Ints
 
@@ -32,6 +32,9 @@ class Role:
 
 def uneven_axes(scenario: Scenario) -> tuple[str, ...]:
     """Axes (fields of `Place`) along which ranks do unlike work."""
+    layout = scenario.layout
+    if layout.cp_balance == "none" and layout.cp > cp_head_ranks(layout):
+        return ("cp",)
     return ()
 
 

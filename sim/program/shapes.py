@@ -8,6 +8,7 @@ from typing import Literal
 from sim.errors import SimError
 from sim.program.roles import EVEN, Place
 from sim.spec.gpu import BYTES_PER_VALUE, NumberFormat
+from sim.spec.layout import cp_head_ranks
 from sim.spec.scenario import Scenario
 from sim.spec.stack import AttentionChoice, FusedKernels
 from sim.spec.training import Recipe, recipe
@@ -35,6 +36,11 @@ class Shapes:
     1/tp share with sequence parallelism).  heads, kv_heads: on this rank (kv heads are replicated where tp exceeds
     them).  vocab: after padding to a multiple of tp times the stack's, and the split.  format: of the layers' products.
     accumulates: see `sim.program.pieces.Linear`.
+    cp_across: how blocks of keys and values reach the ranks that are not in one Ulysses group.  cp_head_ranks: ranks of
+    such a group, 1 without.  cp_chunk: which chunk of the sequence the ranks of a place have, where those are in order;
+    None where each has a head and a tail one.
+    tp_chunks: into how many chunks a reduce_scatter of sequence parallelism is cut; None where its communication is
+    whole.
     """
 
     tokens: int
@@ -59,11 +65,20 @@ class Shapes:
     dropout: float
     grad_bytes: int
     accumulates: Literal["fused", "separate"] | None
+    cp_across: Literal["all_gather", "ring"] = "all_gather"
+    cp_head_ranks: int = 1
+    cp_chunk: int | None = None
+    tp_chunks: int | None = None
 
     @property
     def format_16(self) -> NumberFormat:
         """Of what stays in 16 bits: attention, router and head."""
         return "fp16" if self.format == "fp16" else "bf16"
+
+    @property
+    def gather_chunks(self) -> int:
+        """Into how many chunks an all_gather of sequence parallelism is cut: those of its ranks."""
+        return 1 if self.tp_chunks is None else self.tp
 
     @property
     def quantized_bytes(self) -> float:
@@ -123,4 +138,8 @@ def shapes(scenario: Scenario, place: Place = EVEN) -> Shapes:
         dropout=training.dropout,
         grad_bytes=int(BYTES_PER_VALUE[training.grad_precision]),
         accumulates=None if layout.zero == 3 else stack.kernels.gradient_accumulation,
+        cp_across="ring" if layout.cp_method in ("ring", "ulysses_ring") else "all_gather",
+        cp_head_ranks=cp_head_ranks(layout),
+        tp_chunks=training.overlap.tensor_chunks,
+        cp_chunk=None if layout.cp_balance == "zigzag" else place.cp // cp_head_ranks(layout),
     )

@@ -44,6 +44,7 @@ NCCL_NAMES = {
     "reduce_scatter": "ReduceScatter_Sum",
     "all_to_all": "SendRecv",
     "broadcast": "Broadcast",
+    "ring_shift": "SendRecv",
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from sim.errors import SimError
 from sim.spec.background import loaded
 from sim.spec.degraded import degraded
-from sim.spec.layout import AXES, Layout, groups, layers_of_stages, num_stages
+from sim.spec.layout import AXES, TWO_LEVEL, Layout, cp_head_ranks, groups, layers_of_stages, num_stages
 from sim.spec.model import Model
 from sim.spec.scenario import Scenario, family
 from sim.spec.topology import FABRICS, Fabric, FabricSpec, Ints
@@ -153,9 +153,74 @@ def _sequence(scenario: Scenario) -> Mistakes:
 
 
 @_rule("layout")
+def _context_levels(scenario: Scenario) -> Mistakes:
+    """cp_inner belongs to the two-level methods, and is a part of cp."""
+    layout = scenario.layout
+    cp, inner, method = layout.cp, layout.cp_inner, layout.cp_method
+    if method not in TWO_LEVEL:
+        if inner is not None:
+            yield "layout.cp_inner", f"cp_inner with cp_method = {method} (allowed with {', '.join(TWO_LEVEL)})"
+    elif inner is None:
+        yield "layout.cp_inner", f"cp_method = {method} needs cp_inner, ranks of an inner group"
+    elif cp % inner or not 1 < inner < cp:
+        yield "layout.cp_inner", f"cp_inner = {inner} is no part of cp = {cp} (allowed a divisor between 1 and {cp})"
+
+
+@_rule("layout", "model")
+def _context_heads(scenario: Scenario) -> Mistakes:
+    """Ulysses spreads heads over ranks. Missing key and value heads are replicated."""
+    layout, model = scenario.layout, scenario.model
+    if any(True for _ in _context_levels(scenario)) or model.num_heads % layout.tp:
+        return
+    ranks, heads = cp_head_ranks(layout), model.num_heads // layout.tp
+    name = "cp_inner" if layout.cp_method in TWO_LEVEL else "cp"
+    if heads % ranks:
+        yield (
+            f"layout.{name}",
+            f"{name} = {ranks} does not divide num_heads / tp = {model.num_heads} / {layout.tp} = {heads}",
+        )
+    kv_heads = max(model.num_kv_heads // layout.tp, 1)
+    if model.latent_attention is None and kv_heads % ranks and ranks % kv_heads:
+        yield (
+            f"layout.{name}",
+            f"{name} = {ranks} and key and value heads / tp = {kv_heads}: neither divides the other",
+        )
+
+
+@_rule("layout", "training")
+def _context_halves(scenario: Scenario) -> Mistakes:
+    """Blocks of a balanced ring have two chunks."""
+    layout, seq_len = scenario.layout, scenario.training.seq_len
+    is_ring = layout.cp_method in ("ring", "ulysses_ring") and layout.cp > 1
+    if is_ring and layout.cp_balance == "zigzag" and seq_len % layout.cp == 0 and seq_len % (2 * layout.cp):
+        yield "layout.cp", f"2 * cp = {2 * layout.cp} chunks of a balanced ring do not divide seq_len = {seq_len}"
+
+
+@_rule("layout")
 def _sequence_parallel(scenario: Scenario) -> Mistakes:
     if scenario.layout.sequence_parallel and scenario.layout.tp == 1:
         yield "layout.sequence_parallel", "sequence_parallel goes with tensor parallelism (got tp = 1, allowed tp > 1)"
+
+
+@_rule("layout", "topology", "training")
+def _tensor_chunks(scenario: Scenario) -> Mistakes:
+    """Chunks of sequence parallelism's messages, through buffers that the GPUs of a node write into directly."""
+    layout, training = scenario.layout, scenario.training
+    chunks, path = training.overlap.tensor_chunks, "training.overlap.tensor_chunks"
+    if chunks is None:
+        return
+    if not layout.sequence_parallel:
+        yield path, "tensor_chunks goes with layout.sequence_parallel (got false, allowed true)"
+        return
+    tokens = training.micro_batch * training.seq_len // layout.cp
+    if tokens % chunks:
+        product = f"micro_batch * seq_len / cp = {training.micro_batch} * {training.seq_len} / {layout.cp} = {tokens}"
+        yield path, f"tensor_chunks = {chunks} does not divide {product}"
+    if any(True for rule in (_world, _order) for _ in rule(scenario)):
+        return
+    node = scenario.topology.build().node_of(groups(layout, "tp"))
+    if (node != node[:, :1]).any():
+        yield path, f"tensor_chunks needs tp groups in one node (got tp = {layout.tp}, order {layout.order})"
 
 
 @_rule("model", "training")

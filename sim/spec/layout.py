@@ -50,12 +50,26 @@ StageLayersField = Annotated[
 ]
 
 
+CpMethod = Literal["all_gather", "ring", "ulysses", "ulysses_ring", "ulysses_all_gather"]
+"""How attention sees the whole sequence under context parallelism. Transformer Engine's cp_comm_type calls the first
+four all_gather, p2p, a2a and a2a+p2p (transformer_engine/pytorch/attention, context_parallel.py)."""
+
+TWO_LEVEL: tuple[CpMethod, ...] = ("ulysses_ring", "ulysses_all_gather")
+
+
 class Layout(Spec):
-    """Parallel axes and what goes with them. GPUs = tp x cp x dp x pp = etp x ep x edp x pp."""
+    """Parallel axes and what goes with them. GPUs = tp x cp x dp x pp = etp x ep x edp x pp.
+
+    cp_inner: of the two-level methods, ranks of an inner group, which spread heads; blocks of the sequence go between
+    the groups.  cp_balance: which parts of the sequence a rank has, see `sim.program.core`.
+    """
 
     tp: Count = 1
     sequence_parallel: bool = False
     cp: Count = 1
+    cp_method: CpMethod = "all_gather"
+    cp_inner: Count | None = None
+    cp_balance: Literal["zigzag", "none"] = "zigzag"
     ep: Count = 1
     etp: Count = 1
     dp: Count | None = None
@@ -76,6 +90,22 @@ def axis_sizes(layout: Layout) -> dict[str, int]:
 def num_ranks(layout: Layout) -> int:
     """tp x cp x dp x pp."""
     return math.prod(axis_sizes(layout).values())
+
+
+def cp_head_ranks(layout: Layout) -> int:
+    """Ranks of a cp group over which Ulysses spreads the heads of attention: neighbours along cp.
+
+    >>> cp_head_ranks(Layout(cp=8, cp_method="ulysses_ring", cp_inner=4, schedule="1f1b"))
+    4
+    """
+    match layout.cp_method:
+        case "ulysses":
+            return layout.cp
+        case "ulysses_ring" | "ulysses_all_gather":
+            assert layout.cp_inner is not None
+            return layout.cp_inner
+        case _:
+            return 1
 
 
 def edp(layout: Layout) -> int:
@@ -106,7 +136,8 @@ def groups(layout: Layout, axis: str) -> Ints:
     """Communication groups of an axis: ranks as (groups, members), members ordered by their coordinate.
 
     tp, cp, dp, pp vary one attention axis; `dp_cp` both (gradients of dense parameters are reduced over it), `model`
-    tp and pp, `stage` all but pp, `world` all. ep, etp, edp vary one expert axis: the ranks of a pipeline stage, in
+    tp and pp, `stage` all but pp, `world` all. cp_inner are the neighbours along cp over which heads are spread,
+    cp_outer the ranks of equal place in them. ep, etp, edp vary one expert axis: the ranks of a pipeline stage, in
     their order within the layout, are cut into etp (innermost) x ep x edp.
 
     >>> layout = Layout(tp=2, dp=2, pp=2, schedule="1f1b")
@@ -124,6 +155,10 @@ def groups(layout: Layout, axis: str) -> Ints:
             return _groups(axes, grid, ["tp", "pp"])
         case "stage":
             return _groups(axes, grid, ["tp", "cp", "dp"])
+        case "cp_inner" | "cp_outer":
+            inner = cp_head_ranks(layout)
+            blocks = _groups(axes, grid, ["cp"]).reshape(-1, layout.cp // inner, inner)
+            return _groups(["outer", "cp_outer", "cp_inner"], blocks, [axis])
         case "etp" | "ep" | "edp":
             within_stage = _groups(axes, grid, [name for name in reversed(axes) if name != "pp"])
             experts = within_stage.reshape(layout.pp, edp(layout), layout.ep, layout.etp)

@@ -23,12 +23,17 @@ class Overlap(Spec):
     param_gather: ZeRO-1 and ZeRO-2 gather updated parameters beside the next step's first forward pass, else after the
         optimizer. (The simulated step is one of a steady run: it starts with the gathers that the step before left.)
     tensor: in the backward pass, tensor-parallel communication of the input gradient runs beside the weight gradient.
+    tensor_chunks: products and the communication of sequence parallelism before and after them are cut, so that one
+        chunk is sent beside the product of another: a reduce_scatter into so many chunks (Transformer Engine's
+        num_splits, 4 there), an all_gather into those of its ranks. Forward, and backward for the input gradients of
+        products whose output is scattered (`sim.program.chunks`). Left out, they are whole.
     compute_slowdown: kernels take longer while communication runs on their GPU (`gpu.slowdown`).
     """
 
     grad_reduce: bool = True
     param_gather: bool = True
     tensor: bool = True
+    tensor_chunks: Count | None = None
     compute_slowdown: bool = True
 
 

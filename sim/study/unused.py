@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from sim.program.shapes import attention_of
 from sim.program.stage import replication
 from sim.results.traffic import TrafficRow
 from sim.spec import background
 from sim.spec.conditions import Conditions
 from sim.spec.degraded import cables, path_of
-from sim.spec.layout import axis_sizes, edp, num_stages
+from sim.spec.layout import axis_sizes, cp_head_ranks, edp, num_stages
 from sim.spec.network import Algorithms
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric
@@ -58,6 +59,7 @@ def _replicas(scenario: Scenario) -> Iterator[tuple[str, str]]:
 def _axes(scenario: Scenario, fabric: Fabric) -> Iterator[tuple[str, str]]:
     """What is about the split of the model and its place on the topology."""
     layout = scenario.layout
+    yield from _context(scenario)
     if layout.tp == 1 and layout.etp == 1:
         yield "training.overlap.tensor", "tp = 1: no product is split"
     if layout.stage_layers is not None and num_stages(layout) == 1:
@@ -67,6 +69,17 @@ def _axes(scenario: Scenario, fabric: Fabric) -> Iterator[tuple[str, str]]:
         yield "layout.order", f"only {split[0]} is split" if split else "one rank"
     elif fabric.num_gpus == fabric.gpus_per_node and scenario.model.experts is None:
         yield "layout.order", "all GPUs of the topology are in one node"
+
+
+def _context(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """What is about parts of the sequence."""
+    layout = scenario.layout
+    if layout.cp == 1 and layout.cp_method != "all_gather":
+        yield "layout.cp_method", "cp = 1: the sequence is not split"
+    if layout.cp_balance == "none" and layout.cp == cp_head_ranks(layout):
+        yield "layout.cp_balance", "every rank attends to whole sequences"
+    elif layout.cp > 1 and attention_of(scenario) == "unfused":
+        yield "layout.cp_balance", "unfused attention computes masked scores too"
 
 
 def _algorithms(rows: Iterable[TrafficRow]) -> Iterator[tuple[str, str]]:

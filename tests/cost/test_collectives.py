@@ -225,6 +225,11 @@ def pairwise_rounds(op: str, members: list[int], fabric: Fabric) -> tuple[Rounds
     return [[m for m in messages if m.source != m.target]], dict.fromkeys(pairs, 1 / len(members))
 
 
+def neighbour_rounds(op: str, members: list[int], fabric: Fabric) -> tuple[Rounds, dict[object, float]]:  # noqa: ARG001
+    ring = pairwise([*members, members[0]])
+    return [[Message(source, target, (source,), reduces=False) for source, target in ring]], dict.fromkeys(members, 1.0)
+
+
 def switch_rounds(nodes: list[list[int]], shards: list[tuple[object, ...]]) -> tuple[Rounds, Rounds]:
     """Every member of a node gets the sum of its shard; and every shard goes from there to all members of the node."""
     adds = [InSwitch(tuple(node), (node[c],), shard) for node in nodes for c, shard in enumerate(shards)]
@@ -333,6 +338,7 @@ ROUNDS = {
     "hierarchical": hierarchical_rounds,
     "tree": tree_rounds,
     "pairwise": pairwise_rounds,
+    "neighbour": neighbour_rounds,
 }
 
 
@@ -346,6 +352,8 @@ def start(op: str, members: list[int], chunks: set[object], rounds: Rounds) -> d
             return {(members[0], chunk): frozenset({members[0]}) for chunk in chunks}
         case "all_to_all":
             return {place: whose for place, whose in own.items() if place[1][0] == place[0]}
+        case "ring_shift":
+            return {place: whose for place, whose in own.items() if place[1] == place[0]}
     # all_gather: a shard starts at the one member that never receives it.
     messages = [message for step in rounds for message in step]
     received = {(target, chunk) for message in messages for target in receivers(message) for chunk in message.chunks}
@@ -401,7 +409,7 @@ def test_every_collective_has_an_algorithm_for_any_groups():
 def test_every_member_ends_with_the_data(case):
     for group in range(len(case.members)):
         rounds, sizes, members = reference(case, group)
-        assert sum(sizes.values()) == pytest.approx(1 if case.op != "all_to_all" else len(members))
+        assert sum(sizes.values()) == pytest.approx(len(members) if case.op in ("all_to_all", "ring_shift") else 1)
         held = played(case.op, members, set(sizes), rounds)
         everyone = frozenset(members)
         match case.op:
@@ -420,6 +428,9 @@ def test_every_member_ends_with_the_data(case):
                 assert held == {(member, chunk): frozenset({members[0]}) for member in members for chunk in sizes}
             case "all_to_all":
                 assert {chunk for member, chunk in held if chunk[1] == member} == set(sizes)
+            case "ring_shift":
+                before = dict(zip(members, [members[-1], *members], strict=False))
+                assert set(held) == {(member, chunk) for member in members for chunk in (member, before[member])}
 
 
 def test_loads_are_the_bytes_of_the_messages_on_their_routes(case):
@@ -493,7 +504,7 @@ def test_no_time_beats_the_rate_at_which_a_member_sends(case):
     links = case.fabric.links
     injection = np.bincount(links.source, weights=links.bytes_per_s)[0]
     n = case.members.shape[1]
-    least = {"all_reduce": 2 * (n - 1) / n, "broadcast": 1.0}.get(case.op, (n - 1) / n)
+    least = {"all_reduce": 2 * (n - 1) / n, "broadcast": 1.0, "ring_shift": 1.0}.get(case.op, (n - 1) / n)
     is_reduced = case.op == "all_reduce" and (case.name.startswith("nvls") or case.name == "collnet")
     least = 1.0 if is_reduced else least  # the switch sends the sum back, not every other part
     nbytes = 1e9
@@ -505,6 +516,8 @@ def test_no_time_beats_the_latency_to_the_farthest_member(case):
         source, target = np.repeat(members, len(members)), np.tile(members, len(members))
         if case.op == "broadcast":
             source, target = np.full(len(members), members[0]), members
+        if case.op == "ring_shift":
+            source, target = members, np.roll(members, -1)
         farthest_s = case.fabric.routes(source, target).latency_s.max()
         assert case.time_s(0)[group] >= farthest_s * (1 - 1e-12)
 
@@ -531,7 +544,7 @@ def test_a_lone_collective_is_never_slower_on_faster_links(tier):
 
 def test_the_time_of_a_lone_call_never_falls_when_its_bytes_grow(case):
     sizes = 2.0 ** np.arange(8, 34, 0.5)
-    network = Network(algorithms=Algorithms(**{case.op: case.name} if case.op != "broadcast" else {}))
+    network = Network(algorithms=Algorithms(**{case.op: case.name} if case.op in Algorithms.model_fields else {}))
     for chosen in (Network(), network):
         times = [lone_call(case.op, nbytes, case.members, case.fabric, chosen).time_s.max() for nbytes in sizes]
         assert (np.diff(times) > 0).all()

@@ -59,8 +59,50 @@ REFUSED = [
     ({"model.ffn_hidden": 129}, "layout.tp: tp = 2 does not divide ffn_hidden = 129"),
     ({"training.seq_len": 127, "layout.cp": 2}, "layout.cp: cp = 2 does not divide seq_len = 127"),
     (
+        {"training.seq_len": 126, "layout.cp": 2, "layout.cp_method": "ring", "layout.dp": 1},
+        "layout.cp: 2 * cp = 4 chunks of a balanced ring do not divide seq_len = 126",
+    ),
+    (
+        {"layout.cp": 2, "layout.dp": 1, "layout.cp_inner": 2},
+        "layout.cp_inner: cp_inner with cp_method = all_gather (allowed with ulysses_ring, ulysses_all_gather)",
+    ),
+    (
+        {"layout.cp": 2, "layout.dp": 1, "layout.cp_method": "ulysses_ring"},
+        "layout.cp_inner: cp_method = ulysses_ring needs cp_inner, ranks of an inner group",
+    ),
+    (
+        {"layout.cp": 2, "layout.dp": 1, "layout.cp_method": "ulysses_ring", "layout.cp_inner": 2},
+        "layout.cp_inner: cp_inner = 2 is no part of cp = 2 (allowed a divisor between 1 and 2)",
+    ),
+    (
+        {"layout.cp": 8, "layout.tp": 1, "layout.pp": 1, "layout.dp": 1, "layout.cp_method": "ulysses"}
+        | {"model.num_heads": 12},
+        "layout.cp: cp = 8 does not divide num_heads / tp = 12 / 1 = 12",
+    ),
+    (
+        {"layout.cp": 4, "layout.dp": 1, "layout.tp": 1, "layout.cp_method": "ulysses"}
+        | {"model.num_heads": 12, "model.num_kv_heads": 6},
+        "layout.cp: cp = 4 and key and value heads / tp = 6: neither divides the other",
+    ),
+    (
         {"training.seq_len": 126, "layout.cp": 2, "layout.sequence_parallel": True},
         "layout.sequence_parallel: tp = 2 does not divide seq_len / cp = 126 / 2 = 63",
+    ),
+    (
+        {"training.overlap.tensor_chunks": 4},
+        "training.overlap.tensor_chunks: tensor_chunks goes with layout.sequence_parallel (got false, allowed true)",
+    ),
+    (
+        {"training.overlap.tensor_chunks": 3, "layout.sequence_parallel": True},
+        (
+            "training.overlap.tensor_chunks: "
+            "tensor_chunks = 3 does not divide micro_batch * seq_len / cp = 1 * 128 / 1 = 128"
+        ),
+    ),
+    (
+        {"topology": {"use": "dgx-h100", "nodes": 2}, "layout.tp": 2, "layout.dp": 8, "layout.pp": 1}
+        | {"layout.sequence_parallel": True, "layout.order": "dp-tp-pp", "training.overlap.tensor_chunks": 4},
+        "training.overlap.tensor_chunks: tensor_chunks needs tp groups in one node (got tp = 2, order dp-tp-pp)",
     ),
     (
         {"layout.tp": 1, "layout.dp": 4, "layout.sequence_parallel": True},

@@ -49,6 +49,22 @@ def paths_of(scenario: Scenario) -> list[str]:
         (ONE_NODE + NO_REPLICAS, "layout.order", "pp-tp-cp-ep-dp"),
         (ONE_NODE + ONLY_DATA, "training.overlap.tensor", "false"),
         (ONE_NODE + ONLY_DATA, "layout.order", "dp-tp-pp"),
+        (ONE_NODE + ONLY_DATA.replace("1f1b}", "1f1b, cp_method: ring}"), "layout.cp_method", "all_gather"),
+        (
+            ONE_NODE + NO_REPLICAS.replace("dp: 1", "cp: 1, dp: 1, cp_balance: none"),
+            "layout.cp_balance",
+            "zigzag",
+        ),
+        (
+            ONE_NODE + NO_REPLICAS.replace("pp: 2", "pp: 1, cp: 2, cp_method: ulysses, cp_balance: none"),
+            "layout.cp_balance",
+            "zigzag",
+        ),
+        (
+            ONE_NODE + "stack: megatron-2021\n" + NO_REPLICAS.replace("pp: 2", "pp: 1, cp: 2"),
+            "layout.cp_balance",
+            "none",
+        ),
         (ONE_GPU + ALONE, "training.overlap.compute_slowdown", "false"),
         (ONE_NODE + ONLY_DATA, "network.algorithms.all_gather", "ring"),
         (ONE_NODE + ONLY_DATA.replace("1f1b}", "1f1b, stage_layers: [32]}"), "layout.stage_layers", "[32]"),

@@ -8,7 +8,7 @@ from typing import Protocol
 from sim.registry import Registry
 from sim.spec.topology import Fabric, Floats, Ints
 
-OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "ring_shift")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Pattern:
     (group, link) stands once. latency_s: (G,), time that passes even for an empty message.
 
     The message S is counted as nccl-tests counts it: all_reduce and broadcast the buffer of a rank, all_gather the
-    gathered output, reduce_scatter the input, all_to_all what one rank sends in all (its own part included).
+    gathered output, reduce_scatter the input, all_to_all what one rank sends in all (its own part included),
+    ring_shift what one rank sends to the next.
     """
 
     group: Ints
