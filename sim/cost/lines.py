@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.collectives import ALGORITHMS, Pattern
+from sim.cost.collectives.spread import Spread, spread_pattern
 from sim.cost.nccl import WIRE_FACTOR, nvls_piece, nvls_rounds, prior_network
 from sim.spec.fabrics.calibration import PROTOCOLS, Line, Lines
 from sim.spec.topology import Derived, Fabric, Floats, Ints, Links, Routes
@@ -55,11 +56,13 @@ def passes(op: str, size: int) -> float:
 
 
 class Way(NamedTuple):
-    """How a collective runs. piece: of the sizes of a message, where chunks grow with it (`at_size`)."""
+    """How a collective runs. piece: of the sizes of a message, where chunks grow with it (`at_size`).
+    spread: to whom an all_to_all of experts sends; None for equal parts to everybody."""
 
     algorithm: str
     protocol: str
     piece: int = 0
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,13 @@ def lone_line(way: Way, op: str, members: Ints, fabric: Fabric) -> tuple[Floats,
 
 def pattern_of(algorithm: str, op: str, members: Ints, fabric: Fabric) -> Pattern:
     """Pattern of an algorithm. Kept, because the choice of the algorithm and all messages of a step share it."""
-    return _pattern(algorithm, op, _Groups(members), fabric)
+    return _pattern(algorithm, op, _Groups(members), fabric, None)
 
 
 def loaded(way: Way, op: str, members: Ints, fabric: Fabric) -> Loaded:
     """Loads, latency and limit of groups, (groups, members), that run `op` that way."""
     groups = _Groups(members)
-    pattern = _pattern(way.algorithm, op, groups, fabric)
+    pattern = _pattern(way.algorithm, op, groups, fabric, way.spread)
     wire = replace(
         pattern,
         bytes_per_byte=pattern.bytes_per_byte * WIRE_FACTOR[way.protocol],
@@ -208,7 +211,9 @@ def is_inside(members: Ints, fabric: Fabric) -> np.ndarray[tuple[int], np.dtype[
 
 
 @lru_cache(maxsize=32)
-def _pattern(algorithm: str, op: str, groups: _Groups, fabric: Fabric) -> Pattern:
+def _pattern(algorithm: str, op: str, groups: _Groups, fabric: Fabric, spread: Spread | None) -> Pattern:
+    if spread is not None:
+        return spread_pattern(algorithm, spread, groups.members, fabric)
     return ALGORITHMS[algorithm].pattern(op, groups.members, fabric)
 
 
@@ -223,7 +228,7 @@ def _latency(way: Way, op: str, groups: _Groups, fabric: Fabric) -> Floats:
 @lru_cache(maxsize=64)
 def _line(way: Way, op: str, groups: _Groups, fabric: Fabric) -> tuple[Floats, Floats]:
     """Latency and seconds for each byte of each group."""
-    pattern = _pattern(way.algorithm, op, groups, fabric)
+    pattern = _pattern(way.algorithm, op, groups, fabric, way.spread)
     on_links = slowest_s_per_byte(pattern, fabric.links.bytes_per_s) * WIRE_FACTOR[way.protocol]
     limited = 1 / _limit_bytes_per_s(way, op, groups, fabric)
     return _latency(way, op, groups, fabric), np.maximum(on_links, limited)
@@ -242,7 +247,7 @@ def _limit_bytes_per_s(way: Way, op: str, groups: _Groups, fabric: Fabric) -> Fl
     if chunks_s_per_byte > 0:
         limit = 1 / (1 / limit + chunks_s_per_byte)
     if way.protocol == "simple" and way.algorithm not in IN_SWITCH:
-        pattern = _pattern(way.algorithm, op, groups, fabric)
+        pattern = _pattern(way.algorithm, op, groups, fabric, way.spread)
         between = np.inf if between_line.wire is None else between_line.wire
         share = np.where(is_in, share_in_node(op, size), between)
         limit = np.minimum(limit, share / slowest_s_per_byte(pattern, fabric.links.bytes_per_s))

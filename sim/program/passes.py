@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sim.cost.kernels import Kernel
 from sim.program.operations import BlockBuilder, Collective
-from sim.program.pieces import Core, Exchange, Linear, Part, Piece, Pointwise, flat
+from sim.program.pieces import Beside, Core, Exchange, Linear, Part, Piece, Pointwise, flat
 from sim.spec.training import Module
 
 
@@ -32,20 +32,19 @@ class PassBuilder:
             self.builder.compute(self._label, tuple(self._kernels), is_recompute=self._label == RECOMPUTE)
             self._kernels = []
 
-    def start(self, exchange: Exchange, op: str) -> int:
-        """Start communication of what was computed so far; an all_gather in the backward pass repeats the forward's."""
+    def start(self, call: Collective) -> int:
+        """Start communication of what was computed so far."""
         self.flush()
-        nbytes = exchange.forward_nbytes if op == exchange.forward else exchange.nbytes
-        return self.builder.communicate(Collective(exchange.kind, op, exchange.kind, nbytes))
+        return self.builder.communicate(call)
 
     def wait(self, operation: int) -> None:
         """What follows waits for `operation`."""
         self.flush()
         self.builder.wait(operation)
 
-    def exchange(self, exchange: Exchange, op: str) -> None:
+    def exchange(self, call: Collective) -> None:
         """Communicate, and wait for it."""
-        self.wait(self.start(exchange, op))
+        self.wait(self.start(call))
 
 
 FORWARD = "forward"
@@ -70,7 +69,12 @@ def forward_pass(run: PassBuilder, pieces: Sequence[Piece], label: str = FORWARD
                 pass
             case Exchange(forward=op):
                 assert op is not None
-                run.exchange(piece, op)
+                run.exchange(piece.forward_call(op))
+            case Beside(exchange=exchange):
+                assert exchange.forward is not None
+                sent = run.start(exchange.forward_call(exchange.forward))
+                forward_pass(run, piece.pieces, label)
+                run.wait(sent)
 
 
 def backward_pass(
@@ -101,23 +105,37 @@ def backward_pass(
             case Linear(), _:
                 run.add(BACKWARD, piece.input_gradient(), *([] if is_split else piece.weight_gradient()))
             case Pointwise(), _:
-                if piece.backward_bytes:
-                    run.add(BACKWARD, piece.backward())
+                run.add(BACKWARD, *([piece.backward()] if piece.backward_bytes else []))
             case Core(), _:
                 run.add(BACKWARD, *piece.backward)
             case Part(), _:
                 left = _start_part(run, piece, before, recomputes)
                 backward_pass(run, piece.pieces, overlaps=overlaps, recomputes=left, is_split=is_split)
+            case Beside(), _:
+                sent = _started(run, piece.exchange)
+                backward_pass(run, piece.pieces, overlaps=overlaps, recomputes=recomputes, is_split=is_split)
+                run.wait(sent)
             case Exchange(), _:
-                if piece.backward is not None:
-                    run.exchange(piece, piece.backward)
+                _exchange_gradient(run, piece)
+
+
+def _started(run: PassBuilder, exchange: Exchange) -> int:
+    """The exchange of gradients, started."""
+    assert exchange.backward is not None
+    return run.start(exchange.backward_call(exchange.backward))
+
+
+def _exchange_gradient(run: PassBuilder, exchange: Exchange) -> None:
+    """The exchange of gradients, where there is one, waited for."""
+    if exchange.backward is not None:
+        run.wait(_started(run, exchange))
 
 
 def _start_part(run: PassBuilder, part: Part, before: Piece | None, recomputes: frozenset[Module]) -> frozenset[Module]:
     """What comes before a part's backward pass: what was gathered for it (keys and values) is gathered again, and its
     forward pass runs again where it is recomputed. Returns what is left to recompute inside."""
     if isinstance(before, Exchange) and before.regathers:
-        run.exchange(before, "all_gather")
+        run.exchange(before.forward_call("all_gather"))
     if part.module not in recomputes:
         return recomputes
     forward_pass(run, part.pieces, RECOMPUTE)
@@ -129,17 +147,17 @@ def _column_parallel(run: PassBuilder, linear: Linear, exchange: Exchange, *, ov
     assert exchange.backward is not None
     if is_split:
         run.add(BACKWARD, linear.input_gradient())
-        run.exchange(exchange, exchange.backward)
+        run.exchange(exchange.backward_call(exchange.backward))
         return
-    gather = run.start(exchange, "all_gather") if exchange.regathers else None
+    gather = run.start(exchange.forward_call("all_gather")) if exchange.regathers else None
     if not overlaps:
         if gather is not None:
             run.wait(gather)
         run.add(BACKWARD, linear.input_gradient(), *linear.weight_gradient())
-        run.exchange(exchange, exchange.backward)
+        run.exchange(exchange.backward_call(exchange.backward))
         return
     run.add(BACKWARD, linear.input_gradient())
-    reduce = run.start(exchange, exchange.backward)
+    reduce = run.start(exchange.backward_call(exchange.backward))
     if gather is not None:
         run.wait(gather)
     run.add(BACKWARD, *linear.weight_gradient())
@@ -156,5 +174,5 @@ def weight_gradients(run: PassBuilder, pieces: Sequence[Piece]) -> None:
     for piece, before in zip(reverse, [*reverse[1:], None], strict=True):
         if isinstance(piece, Linear):
             if isinstance(before, Exchange) and before.regathers:
-                run.exchange(before, "all_gather")
+                run.exchange(before.forward_call("all_gather"))
             run.add(BACKWARD, *piece.weight_gradient())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.program.routing import busiest_place, is_uneven
 from sim.spec.layout import coordinates
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Ints
@@ -32,7 +33,12 @@ class Role:
 
 def uneven_axes(scenario: Scenario) -> tuple[str, ...]:
     """Axes (fields of `Place`) along which ranks do unlike work."""
-    return ()
+    return ("ep",) if is_uneven(scenario) else ()
+
+
+def fullest_place(scenario: Scenario) -> Place:
+    """Where a rank holds most."""
+    return Place(ep=busiest_place(scenario))
 
 
 def roles(scenario: Scenario) -> tuple[tuple[Role, ...], Ints]:

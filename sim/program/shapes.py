@@ -7,6 +7,7 @@ from typing import Literal
 
 from sim.errors import SimError
 from sim.program.roles import EVEN, Place
+from sim.program.routing import Routed, own_tokens, routed
 from sim.spec.gpu import BYTES_PER_VALUE, NumberFormat
 from sim.spec.scenario import Scenario
 from sim.spec.stack import AttentionChoice, FusedKernels
@@ -27,6 +28,11 @@ SCALE_BYTES: dict[Recipe, float] = {
 byte for 32 (OCI Microscaling Formats) or for 16 (NVFP4)."""
 
 
+DISPATCH_BYTES = 1 + 4 / 128
+"""Of a value that is dispatched in fp8: with a scale in fp32 for 128 of them (deepseek-ai/DeepEP; DeepSeek-V3, arXiv
+2412.19437 section 3.3.3)."""
+
+
 @dataclass(frozen=True)
 class Shapes:
     """Per rank and micro-batch.
@@ -34,7 +40,7 @@ class Shapes:
     tokens: of the micro-batch after context parallelism.  tokens_sp: those of them that norms and residuals see (a
     1/tp share with sequence parallelism).  heads, kv_heads: on this rank (kv heads are replicated where tp exceeds
     them).  vocab: after padding to a multiple of tp times the stack's, and the split.  format: of the layers' products.
-    accumulates: see `sim.program.pieces.Linear`.
+    accumulates: see `sim.program.pieces.Linear`.  routed: what reaches this rank's experts; None in a dense model.
     """
 
     tokens: int
@@ -59,6 +65,7 @@ class Shapes:
     dropout: float
     grad_bytes: int
     accumulates: Literal["fused", "separate"] | None
+    routed: Routed | None = None
 
     @property
     def format_16(self) -> NumberFormat:
@@ -102,7 +109,7 @@ def shapes(scenario: Scenario, place: Place = EVEN) -> Shapes:
     tokens = training.micro_batch * training.seq_len // layout.cp
     return Shapes(
         tokens=tokens,
-        tokens_sp=tokens // layout.tp if layout.sequence_parallel else tokens,
+        tokens_sp=own_tokens(scenario),
         sequences=training.micro_batch,
         q_len=training.seq_len // layout.cp,
         kv_len=training.seq_len,
@@ -123,4 +130,5 @@ def shapes(scenario: Scenario, place: Place = EVEN) -> Shapes:
         dropout=training.dropout,
         grad_bytes=int(BYTES_PER_VALUE[training.grad_precision]),
         accumulates=None if layout.zero == 3 else stack.kernels.gradient_accumulation,
+        routed=routed(scenario, place.ep),
     )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sim.spec.moe import Moe
 from sim.spec.quantity import Bytes, Count, Spec
 
 Precision = Literal["bf16", "fp16", "fp8", "fp4"]
@@ -23,12 +24,15 @@ class Overlap(Spec):
     param_gather: ZeRO-1 and ZeRO-2 gather updated parameters beside the next step's first forward pass, else after the
         optimizer. (The simulated step is one of a steady run: it starts with the gathers that the step before left.)
     tensor: in the backward pass, tensor-parallel communication of the input gradient runs beside the weight gradient.
+    shared_expert: an MoE layer's shared expert runs while its tokens travel: the first product beside dispatch, the
+        second beside combine (Megatron-Core's moe-shared-expert-overlap).
     compute_slowdown: kernels take longer while communication runs on their GPU (`gpu.slowdown`).
     """
 
     grad_reduce: bool = True
     param_gather: bool = True
     tensor: bool = True
+    shared_expert: bool = False
     compute_slowdown: bool = True
 
 
@@ -70,6 +74,7 @@ class Training(Spec):
     optimizer: Optimizer = Optimizer()
     cuda_graphs: bool = False
     overlap: Overlap = Overlap()
+    moe: Moe = Moe()
     bucket_bytes: Bytes | None = Field(default=None, alias="bucket")
     prefetch_layers: Annotated[int, Field(ge=0, strict=True)] | None = None
 
@@ -83,6 +88,8 @@ class Training(Spec):
             raise ValueError(
                 f"low_precision_weights with precision = {self.precision} (allowed with {', '.join(RECIPES)})"
             )
+        if self.moe.pad_to_capacity and self.moe.capacity_factor is None:
+            raise ValueError("moe.pad_to_capacity without a moe.capacity_factor (allowed with one)")
         if self.recompute_modules is not None and self.recompute != "selective":
             raise ValueError(f"recompute_modules with recompute = {self.recompute} (allowed with selective)")
         if self.recompute_layers is not None and self.recompute != "full":
