@@ -188,3 +188,14 @@ def sent_bytes(spread: Spread, num_nodes: int) -> Iterator[tuple[str, float]]:
     places = np.arange(size).reshape(num_nodes, size // num_nodes)
     for name, edges in zip(("inside nodes", "between nodes"), dispatch_edges(spread, places), strict=True):
         yield name, float(edges.bytes_per_byte.sum()) / size
+
+
+def handled_per_byte(spread: Spread, num_nodes: int) -> float:
+    """Bytes that the kernel of the busiest member moves for each byte of all its copies: its own tokens once, and all
+    that it sends and hands on or, the other way, receives."""
+    size = len(spread.shares)
+    places = np.arange(size).reshape(num_nodes, size // num_nodes)
+    edges = joined(list(dispatch_edges(spread, places)))
+    sent = np.bincount(edges.source, weights=edges.bytes_per_byte, minlength=size)
+    received = np.bincount(edges.target, weights=edges.bytes_per_byte, minlength=size)
+    return float(max(sent.max(), received.max())) + 1 / spread.top_k
