@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli import validate_collectives
+from sim.cli import validate_collectives, validate_deepep
 from sim.cli.group import Command, epilog
 from sim.cli.output import STDOUT, columns, refuse_file, refuse_folder, write_json, writing
 
@@ -84,13 +84,14 @@ EXAMPLES = {
         f"sim validate {name} mine.csv.gz --gpu h200-sxm --json",
     )
     for name in KINDS
-} | {"collectives": validate_collectives.EXAMPLES}
+} | {"collectives": validate_collectives.EXAMPLES, "deepep": validate_deepep.EXAMPLES}
 """By command."""
 
 app = typer.Typer(help="How far predictions are from measurements.", no_args_is_help=True)
 for name in KINDS:
     app.command(name, cls=Command, epilog=epilog(EXAMPLES[name]))(command_of(name))
 app.command("collectives", cls=Command, epilog=epilog(EXAMPLES["collectives"]))(validate_collectives.command)
+app.command("deepep", cls=Command, epilog=epilog(EXAMPLES["deepep"]))(validate_deepep.command)
 
 
 def _validations(kind_name: str, files: Sequence[Path], gpu: str | None) -> list[Validation]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.cost.collectives import ALGORITHMS, Pattern
+from sim.cost.collectives.spread import Spread
 from sim.cost.lines import Way, at_size, latency_of, lone_line, pattern_of, protocols_of, slowest_s_per_byte
 from sim.cost.nccl import NETWORK_EXPECTED_FRAC, NVLINK_EXPECTED_FRAC, Call, expected, has_nvls
 from sim.errors import SimError
@@ -53,7 +54,9 @@ def lone_time_s(pattern: Pattern, nbytes: float, fabric: Fabric) -> Floats:
     return pattern.latency_s + nbytes * slowest_s_per_byte(pattern, fabric.links.bytes_per_s)
 
 
-def choose(op: str, nbytes: float, members: Ints, fabric: Fabric, network: Network) -> Way:
+def choose(
+    op: str, nbytes: float, members: Ints, fabric: Fabric, network: Network, *, spread: Spread | None = None
+) -> Way:
     """How `op` on `nbytes` runs in groups of GPUs, (groups, members), all the same way.
 
     Without measured lines: of `AUTOMATIC`, the one whose slowest group, alone, is done first; of equal ones, the first
@@ -68,11 +71,18 @@ def choose(op: str, nbytes: float, members: Ints, fabric: Fabric, network: Netwo
         raise SimError(
             f"network.channels changes nothing on a topology without nccl (got {network.channels}, allowed none)"
         )
-    ways = [at_size(way, nbytes, members, fabric) for way in _ways(op, members, fabric, network)]
+    named = [_spread(way, spread) for way in _ways(op, members, fabric, network)]
+    ways = [at_size(way, nbytes, members, fabric) for way in named]
     if len(ways) == 1:
         return ways[0]
     kept = _kept_by_nccl(ways, op, nbytes, members, fabric, network.channels)
     return min(kept, key=lambda way: _slowest_group_s(way, op, nbytes, members, fabric))
+
+
+def _spread(way: Way, spread: Spread | None) -> Way:
+    """The way with what it sends to whom; an even one where every copy goes for itself is a plain all_to_all."""
+    is_plain = spread is None or (way.algorithm == "pairwise" and spread.is_even)
+    return way if is_plain else way._replace(spread=spread)
 
 
 def _ways(op: str, members: Ints, fabric: Fabric, network: Network) -> list[Way]:

@@ -97,7 +97,7 @@ def gradient_bytes(model: Model, s: Shapes, index: int) -> float:
     experts = model.experts
     gates = 2 if model.gated_mlp else 1
     if experts is not None and model.is_moe_layer(index):
-        mlp = _copies(experts, s) * (gates * (experts.ffn_hidden // s.etp) + model.hidden)
+        mlp = _copies(s) * (gates * (experts.ffn_hidden // s.etp) + model.hidden)
     else:
         mlp = s.tokens * (gates * (model.ffn_hidden // s.tp) + model.hidden)
     scores = 2 * _scores(s) if s.attention == "unfused" else 0
@@ -219,9 +219,10 @@ def _mlp(model: Model, s: Shapes, name: str, elements: int, module: Modules) -> 
     yield Kept(f"{name} activation output", operand_bytes(s) * elements, module | ACTIVATION)
 
 
-def _copies(experts: Experts, s: Shapes) -> int:
-    """Of tokens, that arrive on this rank: top_k of each spread evenly, on each rank of an etp group those of all."""
-    return s.tokens_sp * experts.top_k * s.etp
+def _copies(s: Shapes) -> int:
+    """Of tokens, that arrive on this rank, on each rank of an etp group those of all."""
+    assert s.routed is not None
+    return s.routed.copies
 
 
 def _moe(model: Model, experts: Experts, s: Shapes) -> Iterator[Kept]:
@@ -231,7 +232,7 @@ def _moe(model: Model, experts: Experts, s: Shapes) -> Iterator[Kept]:
     values = s.tokens_sp * model.hidden
     yield from _norm("mlp norm", "mlp norm input", values, s, output_bytes=BYTES)
     yield Kept("router", ROUTER_BYTES * s.tokens_sp * experts.num_experts)
-    copies = _copies(experts, s)
+    copies = _copies(s)
     yield Kept("copies' weights and rows", COPY_BYTES * copies, MOE)
     yield Kept("dispatched tokens", operand_bytes(s) * copies * model.hidden, MOE)
     yield from _mlp(model, s, "experts", copies * (experts.ffn_hidden // s.etp), MOE)

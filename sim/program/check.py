@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from sim.cost.collectives import ALGORITHMS
 from sim.errors import SimError
 from sim.program.lower import num_microbatches
+from sim.program.routing import place_shares
 from sim.program.schedule_file import SUFFIX, schedule_of
 from sim.program.table import SCHEDULES, Kind
 from sim.registry import unknown
 from sim.spec.layout import layers_of_stages
+from sim.spec.moe import expert_shares, is_drawn, is_even
 from sim.spec.scenario import Scenario
 from sim.spec.sourced import num_estimated, numbers
 
@@ -89,8 +91,7 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
             f"DeepSpeed refuses ZeRO-{layout.zero} with pipeline parallelism (deepspeed/runtime/pipe/engine.py); "
             "stacks that allow it reduce gradients for every micro-batch, as is done here."
         )
-    if scenario.model.experts is not None:
-        found.append("Every expert gets the same number of tokens; a real router is uneven.")
+    found += _routing_notes(scenario)
     jitter = scenario.conditions.jitter
     if jitter.per_rank or jitter.per_operation:
         found.append(
@@ -113,3 +114,25 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
         if part.estimated
     ]
     return tuple(found)
+
+
+def _routing_notes(scenario: Scenario) -> Iterator[str]:
+    """What the router gives to whom."""
+    experts, moe = scenario.model.experts, scenario.training.moe
+    if experts is None:
+        return
+    shares = place_shares(scenario)
+    if is_even(moe):
+        yield "Every expert gets the same number of tokens; a real router is uneven."
+    else:
+        drawn = f"one draw (seed {scenario.seed})" if is_drawn(moe) else "as given"
+        busiest = expert_shares(moe, experts, scenario.seed).max() * experts.num_experts
+        over = f"the busiest of {len(shares)} ranks along ep has {shares.max() / shares.mean():.2f} times"
+        yield (
+            f"Loads of experts are {drawn}, the same in every layer and micro-batch: {over} the mean, "
+            f"the busiest expert is asked for {busiest:.2f} times as often as an average one."
+        )
+    lost = 1 - shares.sum()
+    if moe.capacity_factor is not None:
+        what = f"drops {lost:.1%} of the copies of tokens" if lost > 0 else f"computes {-lost:.1%} more than it gets"
+        yield f"With capacity_factor {moe.capacity_factor:g} a layer {what}."

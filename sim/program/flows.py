@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.cost.collectives import Pattern
+from sim.cost.collectives.spread import Spread
 from sim.cost.lines import Loaded, Way, latency_of, launch_of_sends_s, loaded
 from sim.cost.network_time import choose
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Collective, Payload, Send
@@ -23,7 +24,7 @@ gradient norm, which joins all ranks, does not make every other flow look conten
 @dataclass(frozen=True)
 class FlowType:
     """What distinguishes flows on the same ranks: the stream, the collective and how it runs, and whether it carries
-    only control messages. algorithm, protocol, piece: see `sim.cost.lines.Way`."""
+    only control messages. algorithm, protocol, piece, spread: see `sim.cost.lines.Way`."""
 
     stream: str
     op: str
@@ -32,6 +33,7 @@ class FlowType:
     is_control: bool = False
     protocol: str = "simple"
     piece: int = 0
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,16 @@ def flow_types(
                 members = members_of(layout, payload.group)
                 is_control = payload.nbytes <= CONTROL_BYTES
                 loading = 0.0 if is_control else payload.nbytes
-                way = choose(payload.op, loading, members, fabric, network)
+                way = choose(payload.op, loading, members, fabric, network, spread=payload.spread)
                 types[payload] = FlowType(
-                    payload.stream, payload.op, payload.group, way.algorithm, is_control, way.protocol, way.piece
+                    payload.stream,
+                    payload.op,
+                    payload.group,
+                    way.algorithm,
+                    is_control,
+                    way.protocol,
+                    way.piece,
+                    way.spread,
                 )
             case Send():
                 types[payload] = FlowType(payload.stream, "send", "pp", "send")
@@ -130,7 +139,7 @@ def _loaded(kind: FlowType, layout: Layout, fabric: Fabric) -> tuple[Loaded, Int
         sends = Pattern(routes.pair, routes.link, routes.share, latency_s)
         return Loaded(sends, np.full(len(source), np.inf)), np.stack([source, target], 1), np.arange(2)
     members = members_of(layout, kind.group)
-    way = Way(kind.algorithm, kind.protocol, kind.piece)
+    way = Way(kind.algorithm, kind.protocol, kind.piece, kind.spread)
     if kind.is_control:
         nothing = np.zeros(0, dtype=np.int64)
         pattern = Pattern(nothing, nothing, np.zeros(0), latency_of(way, kind.op, members, fabric))

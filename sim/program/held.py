@@ -236,10 +236,9 @@ def for_weights(unit: Unit, s: Shapes) -> Held:
     pieces = list(flat(unit.pieces))
     for piece, before in zip(pieces, [None, *pieces], strict=False):
         if isinstance(piece, Linear):
-            rows = piece.m * (piece.experts or 1)
             is_part = isinstance(before, Exchange) and before.regathers
             each = BYTES if piece.format == s.format_16 else operand_bytes(s)
-            inputs_bytes, outputs_bytes = each * rows * piece.k / (s.tp if is_part else 1), each * rows * piece.n
+            inputs_bytes, outputs_bytes = each * piece.m * piece.k / (s.tp if is_part else 1), each * piece.m * piece.n
             if piece.cause == "head":
                 total += Held(inputs_bytes, outputs_bytes)
             else:

@@ -10,19 +10,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sim.program.core import core
-from sim.program.pieces import Exchange, Linear, Part, Piece, Pointwise
+from sim.program.pieces import Beside, Exchange, Linear, Part, Piece, Pointwise
 from sim.program.pointwise import (
     LOSS_BYTES,
     activation,
     dropout,
+    from_dispatch,
     gradient_cast,
     input_cast,
     norm,
     permutation,
     residual,
     rotary,
+    to_dispatch,
 )
-from sim.program.shapes import BYTES, Shapes
+from sim.program.routing import Routed
+from sim.program.shapes import BYTES, DISPATCH_BYTES, Shapes
 from sim.spec.model import Experts, LatentAttention, Model
 
 
@@ -69,19 +72,20 @@ def scatter_tokens(s: Shapes, width: int) -> Iterator[Piece]:
             yield Exchange("tp", nbytes, "all_reduce", None)
 
 
-def product(s: Shapes, name: str, m: int, n: int, k: int, *, experts: int | None = None) -> Iterator[Piece]:
-    """A layer's product in the training's number format, with the casts of what it reads."""
-    rows = m * (experts or 1)
+def product(s: Shapes, name: str, m: int, n: int, k: int, *, routed: Routed | None = None) -> Iterator[Piece]:
+    """A layer's product in the training's number format, with the casts of what it reads. routed: of experts' products,
+    how their m rows are spread over them."""
     if s.recipe is not None:
-        yield input_cast(name, rows * k, s)
-    yield linear(s, name, m, n, k, experts=experts)
+        yield input_cast(name, m * k, s)
+    yield linear(s, name, m, n, k, routed=routed)
     if s.recipe is not None:
-        yield gradient_cast(name, rows * n, s)
+        yield gradient_cast(name, m * n, s)
 
 
-def linear(s: Shapes, name: str, m: int, n: int, k: int, *, experts: int | None = None) -> Linear:
+def linear(s: Shapes, name: str, m: int, n: int, k: int, *, routed: Routed | None = None) -> Linear:
     """A product in the training's number format."""
-    return Linear(name, m, n, k, s.format, s.grad_bytes, s.accumulates, experts)
+    groups = None if routed is None else routed.groups
+    return Linear(name, m, n, k, s.format, s.grad_bytes, s.accumulates, groups)
 
 
 def attention(model: Model, s: Shapes) -> Iterator[Piece]:
@@ -151,46 +155,81 @@ def _mlp(model: Model, s: Shapes, name: str, width: int) -> Iterator[Piece]:
 
 
 def moe_mlp(model: Model, experts: Experts, s: Shapes) -> Iterator[Piece]:
-    """Norm, router, shared expert, dispatch, grouped products, combine, residual. Tokens are spread evenly."""
+    """Norm, router, shared expert, dispatch, grouped products, combine, residual."""
     h = model.hidden
     yield Part("norm", (norm("mlp norm", s.tokens_sp, h, s),))
     yield replace(linear(s, "router", s.tokens_sp, experts.num_experts, h), format=s.format_16)
     score_bytes = 4 * s.tokens_sp * experts.num_experts
     yield Pointwise("top-k", 3 * score_bytes, 3 * score_bytes)
-    routed = tuple(_routed(model, experts, s))
-    if experts.shared_ffn_hidden:
-        shared = tuple(_mlp(model, s, "shared expert", experts.shared_ffn_hidden // s.tp))
-        routed = (*shared, *routed)
-    yield Part("moe", routed)
+    assert s.routed is not None
+    width = experts.shared_ffn_hidden // s.tp
+    shared = tuple(_mlp(model, s, "shared expert", width)) if width else ()
+    if s.routed.is_shared_beside and s.ep > 1:
+        middle = next(index + 1 for index, piece in enumerate(shared) if isinstance(piece, Part)) if shared else 0
+        pieces = tuple(_experts(model, experts, s, s.routed, beside=(shared[:middle], shared[middle:])))
+    else:
+        pieces = (*shared, *_experts(model, experts, s, s.routed, beside=((), ())))
+    yield Part("moe", pieces)
     yield from residual(s.tokens_sp, h, s)
 
 
-def _routed(model: Model, experts: Experts, s: Shapes) -> Iterator[Piece]:
+Beneath = tuple[tuple[Piece, ...], tuple[Piece, ...]]
+"""What runs beside dispatch, and beside combine."""
+
+
+def _experts(model: Model, experts: Experts, s: Shapes, routed: Routed, *, beside: Beneath) -> Iterator[Piece]:
     """Every rank sends its tokens' top-k copies to the experts' ranks and gets their outputs back.
 
     Each of the ep x etp ranks holds num_experts / ep experts at 1 / etp of their width; an etp group gathers its
-    members' tokens. Tokens for one expert: tokens_sp x top_k x ep x etp / num_experts.
+    members' tokens. What an expert gets: `sim.program.routing`. What came in fp8 is cast back before products in 16
+    bits; below, the products' own casts read it.
     """
     h = model.hidden
-    copies = s.tokens_sp * experts.top_k
-    copy_bytes = BYTES * copies * h
-    local_experts = experts.num_experts // s.ep
-    tokens_per_expert = max(round(copies * s.etp / local_experts), 1)
+    all_copies = s.tokens_sp * experts.top_k
+    sent = round(all_copies * routed.sent_frac)
+    received_bytes = float(BYTES * routed.copies * h)
     width = experts.ffn_hidden // s.etp
     gates = 2 if model.gated_mlp else 1
-    yield permutation("permute", copies * h, s)
-    if s.ep > 1:
-        yield Exchange("ep", copy_bytes, "all_to_all", "all_to_all")
+    casts = routed.dispatch == "fp8" and s.ep > 1
+    cast_bytes = DISPATCH_BYTES * routed.copies * h if casts else None
+    if casts:
+        yield to_dispatch("tokens to dispatch", s.tokens_sp * h, is_gradient=False)
+    yield permutation("permute", sent * h, s)
+    dispatch = _exchange(s, routed, all_copies * h)
+    if dispatch is not None:
+        yield Beside(dispatch, beside[0]) if beside[0] else dispatch
     if s.etp > 1:
-        yield Exchange("etp", copy_bytes * s.etp, "all_gather", "reduce_scatter")
-    yield from product(s, "experts up", tokens_per_expert, gates * width, h, experts=local_experts)
-    yield Part("activation", (activation("activation", tokens_per_expert * local_experts, width, gates, s),))
-    yield from product(s, "experts down", tokens_per_expert, h, width, experts=local_experts)
+        yield Exchange("etp", received_bytes, "all_gather", "reduce_scatter", cast_nbytes=cast_bytes)
+    if casts and s.recipe is None:
+        yield from_dispatch("dispatched tokens", routed.copies * h, is_gradient=False)
+    yield from product(s, "experts up", routed.copies, gates * width, h, routed=routed)
+    yield Part("activation", (activation("activation", routed.copies, width, gates, s),))
+    yield from product(s, "experts down", routed.copies, h, width, routed=routed)
+    if casts and s.recipe is None:
+        yield from_dispatch("dispatched gradients", routed.copies * h, is_gradient=True)
     if s.etp > 1:
-        yield Exchange("etp", copy_bytes * s.etp, "reduce_scatter", "all_gather")
-    if s.ep > 1:
-        yield Exchange("ep", copy_bytes, "all_to_all", "all_to_all")
-    yield permutation("unpermute", copies * h, s)
+        yield Exchange("etp", received_bytes, "reduce_scatter", "all_gather", gradient_cast_nbytes=cast_bytes)
+    if dispatch is not None:
+        combine = replace(
+            dispatch,
+            cast_nbytes=None,
+            gradient_cast_nbytes=dispatch.cast_nbytes,
+            spread=routed.spread.back,
+        )
+        yield Beside(combine, beside[1]) if beside[1] else combine
+    yield permutation("unpermute", sent * h, s)
+    if casts:
+        yield to_dispatch("gradients to dispatch", s.tokens_sp * h, is_gradient=True)
+
+
+def _exchange(s: Shapes, routed: Routed, values: int) -> Exchange | None:
+    """Dispatch of all copies of a rank's tokens, `values` in all; their gradients come back in 16 bits."""
+    if s.ep == 1:
+        return None
+    cast_nbytes = DISPATCH_BYTES * values if routed.dispatch == "fp8" else None
+    return Exchange(
+        "ep", float(BYTES * values), "all_to_all", "all_to_all", cast_nbytes=cast_nbytes, spread=routed.spread
+    )
 
 
 def layer(model: Model, s: Shapes, index: int) -> tuple[Piece, ...]:

@@ -10,6 +10,7 @@ from sim.program.held import NOTHING, OPTIMIZER_WORK_BYTES, Held, StageHeld, ful
 from sim.program.lower import schedule_table, stages_of_rank
 from sim.program.model_state import ModelState, model_state
 from sim.program.pieces import Exchange, Piece, Ring, flat
+from sim.program.roles import fullest_place
 from sim.program.shapes import BYTES, Shapes, shapes
 from sim.program.shards import Shard
 from sim.program.stage import Replication, Unit, buckets, replication, units_of_stage
@@ -146,7 +147,7 @@ def memory(scenario: Scenario) -> tuple[StageMemory, ...]:
 
 def ranks_memory(scenario: Scenario) -> tuple[RankMemory, ...]:
     """What one rank of each pipeline stage holds over the step, in order."""
-    layout, s, rep = scenario.layout, shapes(scenario), replication(scenario)
+    layout, s, rep = scenario.layout, shapes(scenario, fullest_place(scenario)), replication(scenario)
     units_by_stage = [units_of_stage(scenario, stage, s) for stage in range(num_stages(layout))]
     held = stages_held(scenario, units_by_stage, rep, s)
     found = []
@@ -181,11 +182,15 @@ def _optimizer_work(scenario: Scenario, parts: Sequence[Sequence[Unit]], rep: Re
 
 
 def _buffers_bytes(scenario: Scenario, parts: Sequence[Sequence[Unit]], rep: Replication, s: Shapes) -> float:
-    """The largest exchange inside a layer, a pipeline buffer for each direction, and ZeRO-2's buckets.
+    """The largest exchange inside a layer as it is sent or, of experts, received, a pipeline buffer for each direction,
+    and ZeRO-2's buckets.
 
     Reductions and gathers of ZeRO-0 and ZeRO-1 work in place, in the gradient and parameter buffers.
     """
     exchange_bytes = max((_exchange_bytes(piece) for piece in _pieces(parts)), default=0.0)
+    travels = any(isinstance(piece, Exchange) and piece.kind == "ep" for piece in _pieces(parts))
+    if s.routed is not None and travels:
+        exchange_bytes = max(exchange_bytes, BYTES * s.routed.copies * scenario.model.hidden / s.etp)
     pipeline_bytes = 2 * BYTES * s.tokens_sp * scenario.model.hidden if scenario.layout.pp > 1 else 0
     bucket_bytes = max(_bucket_bytes(part, rep) for part in parts) if rep.zero == 2 else 0.0
     return exchange_bytes + pipeline_bytes + bucket_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sim.cost.collectives.spread import Spread
 from sim.cost.kernels import Kernel
 
 COMPUTE = "compute"
@@ -31,12 +32,14 @@ class Compute:
 @dataclass(frozen=True)
 class Collective:
     """One call of a collective by every member of a group. `group` is an axis of `sim.spec.layout.groups` or
-    `embedding`; `nbytes` is counted as nccl-tests does (see `sim.cost.collectives.Pattern`)."""
+    `embedding`; `nbytes` is counted as nccl-tests does (see `sim.cost.collectives.Pattern`). spread: to whom an
+    all_to_all of experts sends."""
 
     kind: str
     op: str
     group: str
     nbytes: float
+    spread: Spread | None = None
 
     @property
     def stream(self) -> str:

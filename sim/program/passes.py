@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from sim.cost.kernels import Kernel
 from sim.program.chunks import Gathered, Scattered, backward_step, forward_steps
 from sim.program.operations import BlockBuilder, Collective
-from sim.program.pieces import Core, Exchange, Linear, Part, Piece, Pointwise, Ring, flat
+from sim.program.pieces import Beside, Core, Exchange, Linear, Part, Piece, Pointwise, Ring, flat
 from sim.spec.training import Module
 
 
@@ -33,11 +33,10 @@ class PassBuilder:
             self.builder.compute(self._label, tuple(self._kernels), is_recompute=self._label == RECOMPUTE)
             self._kernels = []
 
-    def start(self, exchange: Exchange, op: str) -> int:
-        """Start communication of what was computed so far; an all_gather in the backward pass repeats the forward's."""
+    def start(self, call: Collective) -> int:
+        """Start communication of what was computed so far."""
         self.flush()
-        nbytes = exchange.forward_nbytes if op == exchange.forward else exchange.nbytes
-        return self.builder.communicate(Collective(exchange.kind, op, exchange.group or exchange.kind, nbytes))
+        return self.builder.communicate(call)
 
     def shift(self, kind: str, group: str, nbytes: float) -> int:
         """Start to pass `nbytes` of what was computed, and has arrived so far, to the next rank of a group."""
@@ -49,9 +48,9 @@ class PassBuilder:
         self.flush()
         self.builder.wait(operation)
 
-    def exchange(self, exchange: Exchange, op: str) -> None:
+    def exchange(self, call: Collective) -> None:
         """Communicate, and wait for it."""
-        self.wait(self.start(exchange, op))
+        self.wait(self.start(call))
 
 
 FORWARD = "forward"
@@ -64,7 +63,7 @@ def forward_pass(run: PassBuilder, pieces: Sequence[Piece], label: str = FORWARD
     for piece in forward_steps(pieces):
         match piece:
             case Gathered():
-                _around(run, piece.exchange, piece.exchange.forward_nbytes, piece.forward(), label)
+                _around(run, piece.exchange, piece.exchange.forward_call("all_gather").nbytes, piece.forward(), label)
             case Scattered():
                 _pipelined(run, piece, label)
             case Linear() | Pointwise() | Core():
@@ -77,7 +76,12 @@ def forward_pass(run: PassBuilder, pieces: Sequence[Piece], label: str = FORWARD
                 pass
             case Exchange(forward=op):
                 assert op is not None
-                run.exchange(piece, op)
+                run.exchange(piece.forward_call(op))
+            case Beside(exchange=exchange):
+                assert exchange.forward is not None
+                sent = run.start(exchange.forward_call(exchange.forward))
+                forward_pass(run, piece.pieces, label)
+                run.wait(sent)
 
 
 def _forward_kernels(piece: Linear | Pointwise | Core) -> Iterator[Kernel]:
@@ -129,9 +133,24 @@ def backward_pass(
             case Part(), _:
                 left = _start_part(run, piece, before, recomputes)
                 backward_pass(run, piece.pieces, overlaps=overlaps, recomputes=left, is_split=is_split)
+            case Beside(), _:
+                sent = _started(run, piece.exchange)
+                backward_pass(run, piece.pieces, overlaps=overlaps, recomputes=recomputes, is_split=is_split)
+                run.wait(sent)
             case Exchange(), _:
-                if piece.backward is not None:
-                    run.exchange(piece, piece.backward)
+                _exchange_gradient(run, piece)
+
+
+def _started(run: PassBuilder, exchange: Exchange) -> int:
+    """The exchange of gradients, started."""
+    assert exchange.backward is not None
+    return run.start(exchange.backward_call(exchange.backward))
+
+
+def _exchange_gradient(run: PassBuilder, exchange: Exchange) -> None:
+    """The exchange of gradients, where there is one, waited for."""
+    if exchange.backward is not None:
+        run.wait(_started(run, exchange))
 
 
 def _gradients(piece: Linear | Pointwise, *, is_split: bool) -> Iterator[Kernel]:
@@ -152,7 +171,7 @@ def _attention_backward(run: PassBuilder, piece: Core | Ring, before: Piece | No
         _ring_backward(run, piece)
         return
     if isinstance(before, Exchange) and before.regathers:
-        run.exchange(before, "all_gather")
+        run.exchange(before.forward_call("all_gather"))
     run.add(BACKWARD, *piece.backward)
 
 
@@ -207,7 +226,7 @@ def _start_part(run: PassBuilder, part: Part, before: Piece | None, recomputes: 
     """What comes before a part's backward pass: what was gathered for it (keys and values) is gathered again, and its
     forward pass runs again where it is recomputed. Returns what is left to recompute inside."""
     if isinstance(before, Exchange) and before.regathers:
-        run.exchange(before, "all_gather")
+        run.exchange(before.forward_call("all_gather"))
     if part.module not in recomputes:
         return recomputes
     forward_pass(run, part.pieces, RECOMPUTE)
@@ -219,17 +238,17 @@ def _column_parallel(run: PassBuilder, linear: Linear, exchange: Exchange, *, ov
     assert exchange.backward is not None
     if is_split:
         run.add(BACKWARD, linear.input_gradient())
-        run.exchange(exchange, exchange.backward)
+        run.exchange(exchange.backward_call(exchange.backward))
         return
-    gather = run.start(exchange, "all_gather") if exchange.regathers else None
+    gather = run.start(exchange.forward_call("all_gather")) if exchange.regathers else None
     if not overlaps:
         if gather is not None:
             run.wait(gather)
         run.add(BACKWARD, linear.input_gradient(), *linear.weight_gradient())
-        run.exchange(exchange, exchange.backward)
+        run.exchange(exchange.backward_call(exchange.backward))
         return
     run.add(BACKWARD, linear.input_gradient())
-    reduce = run.start(exchange, exchange.backward)
+    reduce = run.start(exchange.backward_call(exchange.backward))
     if gather is not None:
         run.wait(gather)
     run.add(BACKWARD, *linear.weight_gradient())
@@ -246,5 +265,5 @@ def weight_gradients(run: PassBuilder, pieces: Sequence[Piece]) -> None:
     for piece, before in zip(reverse, [*reverse[1:], None], strict=True):
         if isinstance(piece, Linear):
             if isinstance(before, Exchange) and before.regathers:
-                run.exchange(before, "all_gather")
+                run.exchange(before.forward_call("all_gather"))
             run.add(BACKWARD, *piece.weight_gradient())

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from sim.cost.collectives.spread import Spread
 from sim.cost.kernels import Gemm, GroupedGemm, Kernel, Stream
 from sim.cost.stream import StreamKind
+from sim.program.operations import Collective
 from sim.spec.gpu import NumberFormat
 from sim.spec.training import Module
 
@@ -19,8 +21,10 @@ CollectiveOp = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all
 
 @dataclass(frozen=True)
 class Linear:
-    """A product (m, k) x (k, n) with weights (k, n), or one for each of `experts` in one launch; a bias is part of the
+    """A product (m, k) x (k, n) with weights (k, n), or one for each expert in one launch; a bias is part of the
     epilogue.
+
+    groups: (rows, how many experts have so many), whose rows add up to m; None for one product.
 
     accumulates: the weight gradient is added to a buffer of `grad_bytes` a value by the product itself (`fused`), or by
     a kernel after it (`separate`); with None the product's own output is the gradient.
@@ -33,13 +37,18 @@ class Linear:
     format: NumberFormat
     grad_bytes: int
     accumulates: Literal["fused", "separate"] | None
-    experts: int | None = None
+    groups: tuple[tuple[int, int], ...] | None = None
     cause: str = "gemm"
+
+    @property
+    def num_experts(self) -> int:
+        """Products of one launch."""
+        return 1 if self.groups is None else sum(count for _, count in self.groups)
 
     @property
     def weights(self) -> int:
         """Of all experts."""
-        return self.n * self.k * (self.experts or 1)
+        return self.n * self.k * self.num_experts
 
     def forward(self) -> Gemm | GroupedGemm:
         """(m, k) x (k, n)."""
@@ -51,23 +60,22 @@ class Linear:
 
     def _rows(self, what: str, n: int, k: int) -> Gemm | GroupedGemm:
         name = f"{self.name} {what}"
-        if self.experts is None:
+        if self.groups is None:
             return Gemm(name, self.m, n, k, self.format, cause=self.cause)
-        return GroupedGemm(name, ((self.m, self.experts),), n, k, self.format, cause=self.cause)
+        return GroupedGemm(name, self.groups, n, k, self.format, cause=self.cause)
 
     def weight_gradient(self) -> Iterator[Kernel]:
         """(n, m) x (m, k), and what adds it to the gradient buffer. Where the product does, it reads and writes the
         buffer in its own format instead of the 16-bit output that it would write alone."""
         extra_bytes = (2 * self.grad_bytes - OUTPUT_BYTES) * self.weights if self.accumulates == "fused" else 0
         name = f"{self.name} wgrad"
-        if self.experts is None:
+        if self.groups is None:
             yield Gemm(name, self.n, self.k, self.m, self.format, extra_bytes=extra_bytes, cause=self.cause)
         else:
-            groups = ((self.m, self.experts),)
-            yield GroupedGemm(name, groups, self.n, self.k, self.format, True, extra_bytes, self.cause)
+            yield GroupedGemm(name, self.groups, self.n, self.k, self.format, True, extra_bytes, self.cause)
         if self.accumulates == "separate":
             nbytes = (OUTPUT_BYTES + 2 * self.grad_bytes) * self.weights
-            yield Stream(f"{self.name} gradient accumulation", nbytes, launches=self.experts or 1)
+            yield Stream(f"{self.name} gradient accumulation", nbytes, launches=self.num_experts)
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,8 @@ class Exchange:
     """Communication between two pieces: `forward` on activations, `backward` on their gradient, either may be none.
 
     nbytes: of the activations in 16 bits, or of their gradient.  cast_nbytes: of activations that were cast before.
+    gradient_cast_nbytes: of their gradient, cast.  spread: to whom an all_to_all of experts sends forward; backward,
+    gradients go the other way.
     regathers: the backward pass gathers the forward input again, because only a shard of it was kept (Megatron's
     sequence parallelism, arXiv 2205.05198 section 4.2.2; keys and values under context parallelism).
     group: axis whose ranks take part; that of the kind where it is none.
@@ -125,11 +135,27 @@ class Exchange:
     group: str | None = None
     gather_chunks: int = 1
     scatter_chunks: int = 1
+    gradient_cast_nbytes: float | None = None
+    spread: Spread | None = None
 
-    @property
-    def forward_nbytes(self) -> float:
+    def forward_call(self, op: str) -> Collective:
         """Of the activations, as they are sent."""
-        return self.nbytes if self.cast_nbytes is None else self.cast_nbytes
+        nbytes = self.nbytes if self.cast_nbytes is None else self.cast_nbytes
+        return Collective(self.kind, op, self.group or self.kind, nbytes, self.spread)
+
+    def backward_call(self, op: str) -> Collective:
+        """Of their gradient, as it is sent."""
+        nbytes = self.nbytes if self.gradient_cast_nbytes is None else self.gradient_cast_nbytes
+        back = None if self.spread is None else self.spread.back
+        return Collective(self.kind, op, self.group or self.kind, nbytes, back)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Pieces that are computed while an exchange is in flight, in both passes."""
+
+    exchange: Exchange
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
@@ -162,13 +188,16 @@ class Part:
     pieces: tuple[Piece, ...]
 
 
-Piece = Linear | Pointwise | Core | Ring | Exchange | Part
+Piece = Linear | Pointwise | Core | Ring | Exchange | Part | Beside
 
 
 def flat(pieces: Iterable[Piece]) -> Iterator[Linear | Pointwise | Core | Ring | Exchange]:
-    """The pieces with those inside of parts, in their order."""
+    """The pieces with those inside of parts and beside exchanges, in their order."""
     for piece in pieces:
         if isinstance(piece, Part):
+            yield from flat(piece.pieces)
+        elif isinstance(piece, Beside):
+            yield piece.exchange
             yield from flat(piece.pieces)
         else:
             yield piece

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from sim.cost.kernels import Stream
 from sim.program.pieces import Pointwise
-from sim.program.shapes import BYTES, Shapes
+from sim.program.shapes import BYTES, DISPATCH_BYTES, Shapes
 
 MASK_BYTES = 1
 """A dropout mask keeps a byte a value (arXiv 2205.05198 section 4.1)."""
@@ -116,6 +116,21 @@ def input_cast(name: str, values: int, s: Shapes) -> Pointwise:
 def gradient_cast(name: str, values: int, s: Shapes) -> Pointwise:
     """Of the gradient of what a product wrote, in the backward pass. See `_cast_bytes`."""
     return Pointwise(f"{name} gradient cast", 0.0, _cast_bytes(values, s), "cast", backward_launches=_num_reads(s))
+
+
+def to_dispatch(name: str, values: int, *, is_gradient: bool) -> Pointwise:
+    """16-bit values of tokens (forward) or of gradients (backward) read, and written in fp8 with their scales."""
+    return _one_way(name, (BYTES + DISPATCH_BYTES) * values, is_gradient=is_gradient)
+
+
+def from_dispatch(name: str, values: int, *, is_gradient: bool) -> Pointwise:
+    """What came in fp8 read, and written in 16 bits for what follows."""
+    return _one_way(name, (DISPATCH_BYTES + BYTES) * values, is_gradient=is_gradient)
+
+
+def _one_way(name: str, nbytes: float, *, is_gradient: bool) -> Pointwise:
+    forward_bytes, backward_bytes = (0.0, nbytes) if is_gradient else (nbytes, 0.0)
+    return Pointwise(name, forward_bytes, backward_bytes, "cast")
 
 
 def _num_reads(s: Shapes) -> int:

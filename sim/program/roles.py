@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.program.routing import busiest_place, is_uneven
 from sim.spec.layout import coordinates, cp_head_ranks
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Ints
@@ -33,9 +34,13 @@ class Role:
 def uneven_axes(scenario: Scenario) -> tuple[str, ...]:
     """Axes (fields of `Place`) along which ranks do unlike work."""
     layout = scenario.layout
-    if layout.cp_balance == "none" and layout.cp > cp_head_ranks(layout):
-        return ("cp",)
-    return ()
+    is_cut = layout.cp_balance == "none" and layout.cp > cp_head_ranks(layout)
+    return (*(["cp"] if is_cut else []), *(["ep"] if is_uneven(scenario) else []))
+
+
+def fullest_place(scenario: Scenario) -> Place:
+    """Where a rank holds most."""
+    return Place(ep=busiest_place(scenario))
 
 
 def roles(scenario: Scenario) -> tuple[tuple[Role, ...], Ints]:

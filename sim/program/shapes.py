@@ -7,6 +7,7 @@ from typing import Literal
 
 from sim.errors import SimError
 from sim.program.roles import EVEN, Place
+from sim.program.routing import Routed, own_tokens, routed
 from sim.spec.gpu import BYTES_PER_VALUE, NumberFormat
 from sim.spec.layout import cp_head_ranks
 from sim.spec.scenario import Scenario
@@ -28,6 +29,11 @@ SCALE_BYTES: dict[Recipe, float] = {
 byte for 32 (OCI Microscaling Formats) or for 16 (NVFP4)."""
 
 
+DISPATCH_BYTES = 1 + 4 / 128
+"""Of a value that is dispatched in fp8: with a scale in fp32 for 128 of them (deepseek-ai/DeepEP; DeepSeek-V3, arXiv
+2412.19437 section 3.3.3)."""
+
+
 @dataclass(frozen=True)
 class Shapes:
     """Per rank and micro-batch.
@@ -35,7 +41,7 @@ class Shapes:
     tokens: of the micro-batch after context parallelism.  tokens_sp: those of them that norms and residuals see (a
     1/tp share with sequence parallelism).  heads, kv_heads: on this rank (kv heads are replicated where tp exceeds
     them).  vocab: after padding to a multiple of tp times the stack's, and the split.  format: of the layers' products.
-    accumulates: see `sim.program.pieces.Linear`.
+    accumulates: see `sim.program.pieces.Linear`.  routed: what reaches this rank's experts; None in a dense model.
     cp_across: how blocks of keys and values reach the ranks that are not in one Ulysses group.  cp_head_ranks: ranks of
     such a group, 1 without.  cp_chunk: which chunk of the sequence the ranks of a place have, where those are in order;
     None where each has a head and a tail one.
@@ -69,6 +75,7 @@ class Shapes:
     cp_head_ranks: int = 1
     cp_chunk: int | None = None
     tp_chunks: int | None = None
+    routed: Routed | None = None
 
     @property
     def format_16(self) -> NumberFormat:
@@ -117,7 +124,7 @@ def shapes(scenario: Scenario, place: Place = EVEN) -> Shapes:
     tokens = training.micro_batch * training.seq_len // layout.cp
     return Shapes(
         tokens=tokens,
-        tokens_sp=tokens // layout.tp if layout.sequence_parallel else tokens,
+        tokens_sp=own_tokens(scenario),
         sequences=training.micro_batch,
         q_len=training.seq_len // layout.cp,
         kv_len=training.seq_len,
@@ -142,4 +149,5 @@ def shapes(scenario: Scenario, place: Place = EVEN) -> Shapes:
         cp_head_ranks=cp_head_ranks(layout),
         tp_chunks=training.overlap.tensor_chunks,
         cp_chunk=None if layout.cp_balance == "zigzag" else place.cp // cp_head_ranks(layout),
+        routed=routed(scenario, place.ep),
     )

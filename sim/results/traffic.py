@@ -82,8 +82,10 @@ def _kind(payload: Payload) -> str:
 
 
 def _op(kind: FlowType) -> str:
-    """The collective, or the direction of a pipeline's hop."""
+    """The collective, and of one of experts, which; or the direction of a pipeline's hop."""
     names = {PP_FORWARD: "send forward", PP_BACKWARD: "send backward"}
+    if kind.spread is not None:
+        return f"{kind.op} {'combine' if kind.spread.is_combine else 'dispatch'}"
     return names.get(kind.stream, kind.op)
 
 

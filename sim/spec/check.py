@@ -15,7 +15,7 @@ from sim.errors import SimError
 from sim.spec.background import loaded
 from sim.spec.degraded import degraded
 from sim.spec.layout import AXES, TWO_LEVEL, Layout, cp_head_ranks, groups, layers_of_stages, num_stages
-from sim.spec.model import Model
+from sim.spec.model import Experts, Model
 from sim.spec.scenario import Scenario, family
 from sim.spec.topology import FABRICS, Fabric, FabricSpec, Ints
 
@@ -140,6 +140,27 @@ def _experts(scenario: Scenario) -> Mistakes:
         yield "layout.ep", f"ep = {layout.ep} does not divide num_experts = {experts.num_experts}"
     if experts.ffn_hidden % layout.etp:
         yield "layout.etp", f"etp = {layout.etp} does not divide the experts' ffn_hidden = {experts.ffn_hidden}"
+
+
+@_rule("model", "training")
+def _expert_loads(scenario: Scenario) -> Mistakes:
+    moe, experts = scenario.training.moe, scenario.model.experts
+    if experts is None:
+        if moe.model_fields_set:
+            yield "training.moe", f"needs a model with experts, {scenario.model.name} has none"
+        return
+    if isinstance(moe.load, tuple):
+        yield from _given_loads(moe.load, experts)
+
+
+def _given_loads(load: tuple[float, ...], experts: Experts) -> Mistakes:
+    if len(load) != experts.num_experts:
+        yield "training.moe.load", f"{len(load)} loads for num_experts = {experts.num_experts}"
+    elif sum(load) == 0 or max(load) * experts.top_k > sum(load) * (1 + 1e-9):
+        yield (
+            "training.moe.load",
+            f"one has {max(load):g} of {sum(load):g} (allowed up to 1/top_k = 1/{experts.top_k} of a sum above 0)",
+        )
 
 
 @_rule("layout", "training")

@@ -139,12 +139,15 @@ def _deepseek(config: Deepseek) -> Fields:
     experts = None
     if config.n_routed_experts is not None:
         assert config.num_experts_per_tok is not None
+        is_grouped = not isinstance(config, DeepseekV2) or config.topk_method == "group_limited_greedy"
         experts = Experts(
             num_experts=config.n_routed_experts,
             top_k=config.num_experts_per_tok,
             ffn_hidden=config.moe_intermediate_size,
             shared_ffn_hidden=(config.n_shared_experts or 0) * config.moe_intermediate_size,
             router_bias=isinstance(config, DeepseekV3),
+            expert_groups=(config.n_group or 1) if is_grouped else 1,
+            group_limit=(config.topk_group or 1) if is_grouped else 1,
             first_dense_layers=config.first_k_dense_replace,
         )
     latent = config.model_copy(

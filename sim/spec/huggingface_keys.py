@@ -139,6 +139,8 @@ class Deepseek(Decoder):
     moe_intermediate_size: Count = 1407
     first_k_dense_replace: CountOrZero = 0
     moe_layer_freq: Annotated[int, Field(ge=1, le=1, strict=True)] = 1
+    n_group: Count | None = None
+    topk_group: Count | None = None
 
     @model_validator(mode="after")
     def _experts_have_a_top_k(self) -> Deepseek:
@@ -148,9 +150,10 @@ class Deepseek(Decoder):
 
 
 class DeepseekV2(Deepseek):
-    """DeepseekV2Config."""
+    """DeepseekV2Config. `n_group` counts with `topk_method` group_limited_greedy alone."""
 
     mlp_bias: Flag = False
+    topk_method: str = "greedy"
 
 
 class DeepseekV3(Deepseek):
@@ -167,6 +170,8 @@ class DeepseekV3(Deepseek):
     num_experts_per_tok: Count | None = 8
     moe_intermediate_size: Count = 2048
     first_k_dense_replace: CountOrZero = 3
+    n_group: Count | None = 8
+    topk_group: Count | None = 4
 
 
 class GptNeox(Config):

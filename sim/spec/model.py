@@ -24,6 +24,8 @@ class Experts(Spec):
 
     shared_ffn_hidden: width of the MLP that every token meets (of all shared experts together).  shared_expert_gate: a
     scalar gate on its output (Qwen2-MoE).  router_bias: one number for each expert (DeepSeek-V3's balancing bias).
+    expert_groups, group_limit: a token's experts lie in at most `group_limit` of as many groups of neighbours
+    (DeepSeek's n_group and topk_group, arXiv 2412.19437 section 2.1.2).
     MoE layers: every `layer_stride`-th one after the first dense ones.
     """
 
@@ -33,6 +35,8 @@ class Experts(Spec):
     shared_ffn_hidden: Annotated[int, Field(ge=0, strict=True)] = 0
     shared_expert_gate: bool = False
     router_bias: bool = False
+    expert_groups: Count = 1
+    group_limit: Count = 1
     first_dense_layers: Annotated[int, Field(ge=0, strict=True)] = 0
     layer_stride: Count = 1
 
@@ -40,6 +44,14 @@ class Experts(Spec):
     def _fields_belong_together(self) -> Experts:
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k = {self.top_k} exceeds num_experts = {self.num_experts}")
+        if self.num_experts % self.expert_groups:
+            raise ValueError(f"expert_groups = {self.expert_groups} does not divide num_experts = {self.num_experts}")
+        reach = self.group_limit * (self.num_experts // self.expert_groups)
+        if self.group_limit > self.expert_groups or reach < self.top_k:
+            raise ValueError(
+                f"group_limit = {self.group_limit} of expert_groups = {self.expert_groups} with {reach} experts "
+                f"(allowed up to {self.expert_groups} groups, with top_k = {self.top_k} experts or more)"
+            )
         if self.shared_expert_gate and not self.shared_ffn_hidden:
             raise ValueError("shared_expert_gate needs a shared_ffn_hidden")
         return self

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sim.spec.moe import Moe
 from sim.spec.quantity import Bytes, Count, Spec
 
 Precision = Literal["bf16", "fp16", "fp8", "fp4"]
@@ -27,6 +28,8 @@ class Overlap(Spec):
         chunk is sent beside the product of another: a reduce_scatter into so many chunks (Transformer Engine's
         num_splits, 4 there), an all_gather into those of its ranks. Forward, and backward for the input gradients of
         products whose output is scattered (`sim.program.chunks`). Left out, they are whole.
+    shared_expert: an MoE layer's shared expert runs while its tokens travel: the first product beside dispatch, the
+        second beside combine (Megatron-Core's moe-shared-expert-overlap).
     compute_slowdown: kernels take longer while communication runs on their GPU (`gpu.slowdown`).
     """
 
@@ -34,6 +37,7 @@ class Overlap(Spec):
     param_gather: bool = True
     tensor: bool = True
     tensor_chunks: Count | None = None
+    shared_expert: bool = False
     compute_slowdown: bool = True
 
 
@@ -79,6 +83,7 @@ class Training(Spec):
     cuda_graphs: bool = False
     grad_norm: Literal["global", "post_validation", "none"] = "global"
     overlap: Overlap = Overlap()
+    moe: Moe = Moe()
     bucket_bytes: Bytes | None = Field(default=None, alias="bucket")
     prefetch_layers: Annotated[int, Field(ge=0, strict=True)] | None = None
 
@@ -92,6 +97,8 @@ class Training(Spec):
             raise ValueError(
                 f"low_precision_weights with precision = {self.precision} (allowed with {', '.join(RECIPES)})"
             )
+        if self.moe.pad_to_capacity and self.moe.capacity_factor is None:
+            raise ValueError("moe.pad_to_capacity without a moe.capacity_factor (allowed with one)")
         if self.recompute_modules is not None and self.recompute != "selective":
             raise ValueError(f"recompute_modules with recompute = {self.recompute} (allowed with selective)")
         if self.recompute_layers is not None and self.recompute != "full":

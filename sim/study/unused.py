@@ -11,6 +11,7 @@ from sim.spec import background
 from sim.spec.conditions import Conditions
 from sim.spec.degraded import cables, path_of
 from sim.spec.layout import axis_sizes, cp_head_ranks, edp, num_stages
+from sim.spec.moe import is_drawn
 from sim.spec.network import Algorithms
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric
@@ -26,9 +27,10 @@ def unused(scenario: Scenario, fabric: Fabric, rows: Iterable[TrafficRow]) -> li
     return [
         *_replicas(scenario),
         *_axes(scenario, fabric),
+        *_routing(scenario, rows),
         *_algorithms(rows),
         *_slowdown(rows),
-        *_conditions(scenario.conditions, fabric, idle_tiers),
+        *_conditions(scenario.conditions, fabric, idle_tiers, has_draws=is_drawn(scenario.training.moe)),
     ]
 
 
@@ -82,8 +84,21 @@ def _context(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield "layout.cp_balance", "unfused attention computes masked scores too"
 
 
+def _routing(scenario: Scenario, rows: Iterable[TrafficRow]) -> Iterator[tuple[str, str]]:
+    """What is about tokens on their way to experts, where it was written down."""
+    experts, training = scenario.model.experts, scenario.training
+    exchanges = [row for row in rows if row.kind == "ep"]
+    if training.overlap.shared_expert and (experts is None or not experts.shared_ffn_hidden or not exchanges):
+        yield "training.overlap.shared_expert", "no shared expert beside an exchange of tokens"
+    if experts is not None and training.moe.dispatch != "bf16" and not exchanges:
+        yield "training.moe.dispatch", "no tokens travel between ranks"
+    is_two_level = any(row.algorithm == "two_level" for row in exchanges)
+    if experts is not None and training.moe.node_limit is not None and not is_two_level:
+        yield "training.moe.node_limit", "only the two_level all_to_all sends a token once to a node"
+
+
 def _algorithms(rows: Iterable[TrafficRow]) -> Iterator[tuple[str, str]]:
-    used = {row.op for row in rows}
+    used = {row.op.split()[0] for row in rows}
     for op in Algorithms.model_fields:
         if op not in used:
             yield f"network.algorithms.{op}", f"this step has no {op}"
@@ -94,7 +109,9 @@ def _slowdown(rows: list[TrafficRow]) -> Iterator[tuple[str, str]]:
         yield "training.overlap.compute_slowdown", "no communication runs beside a kernel"
 
 
-def _conditions(conditions: Conditions, fabric: Fabric, idle_tiers: set[str]) -> Iterator[tuple[str, str]]:
+def _conditions(
+    conditions: Conditions, fabric: Fabric, idle_tiers: set[str], *, has_draws: bool
+) -> Iterator[tuple[str, str]]:
     """What is as on the data sheet all the same, and cables of tiers without traffic."""
     for gpu, speed in conditions.gpus.items():
         if speed == 1:
@@ -106,7 +123,7 @@ def _conditions(conditions: Conditions, fabric: Fabric, idle_tiers: set[str]) ->
         elif tier in idle_tiers:
             yield path_of(cable), f"no traffic on {tier} links"
     yield from _background(conditions, fabric, idle_tiers)
-    if not (conditions.jitter.per_rank or conditions.jitter.per_operation):
+    if not (has_draws or conditions.jitter.per_rank or conditions.jitter.per_operation):
         yield "seed", "nothing in a step is drawn at random (conditions.jitter is 0)"
 
 

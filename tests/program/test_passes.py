@@ -2,11 +2,13 @@ from collections import Counter
 
 import pytest
 
+from sim.cost.collectives.spread import Spread
 from sim.cost.kernels import Gemm
 from sim.program.layers import layer
 from sim.program.operations import Block, BlockBuilder, Collective, Compute
 from sim.program.passes import RECOMPUTE, PassBuilder, backward_pass, forward_pass, weight_gradients
 from sim.program.pieces import Exchange, Linear
+from sim.program.routing import Routed
 from sim.program.shapes import Shapes
 from sim.spec.model import Experts, Model
 from sim.spec.stack import FusedKernels
@@ -40,6 +42,8 @@ KERNELS = FusedKernels(
 
 def shapes(tp: int = 1, *, sequence_parallel: bool = False, cp: int = 1, ep: int = 1) -> Shapes:
     tokens = 32 // cp
+    copies = 2 * (tokens // tp if sequence_parallel else tokens)
+    routed = Routed(((copies // 2, 2),), copies, 1.0, Spread((1 / ep,) * ep, 2, 4), "bf16", is_shared_beside=False)
     return Shapes(
         tokens=tokens,
         tokens_sp=tokens // tp if sequence_parallel else tokens,
@@ -63,6 +67,7 @@ def shapes(tp: int = 1, *, sequence_parallel: bool = False, cp: int = 1, ep: int
         dropout=0.0,
         grad_bytes=4,
         accumulates="fused",
+        routed=routed,
     )
 
 

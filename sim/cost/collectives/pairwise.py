@@ -39,7 +39,10 @@ class Pairwise:
     def pattern(self, op: str, members: Ints, fabric: Fabric) -> Pattern:
         """Loads of n (n - 1) messages of S / n bytes in each group."""
         assert op in self.ops
-        edges = _edges(members.shape[1])
+        return self.pattern_of(_edges(members.shape[1]), members, fabric)
+
+    def pattern_of(self, edges: Edges, members: Ints, fabric: Fabric) -> Pattern:
+        """Loads of messages between the places of each group, all at the same time."""
         parts = _parts(len(members), len(edges))
         some = [loads(edges, members[part], fabric) for part in parts]
         return Pattern(

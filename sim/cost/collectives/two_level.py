@@ -17,16 +17,16 @@ class TwoLevel:
     member of the node, of what came from all nodes.
 
     Latency: a network step, then an NVLink step. Source: DeepSeek-V3, arXiv 2412.19437, section 3.2.2 (InfiniBand to
-    the GPU of the same index, then NVLink). Error: the messages of a mixture of experts go to several experts of a node
-    as one there, which has fewer bytes on the network than the all_to_all that is counted here.
+    the GPU of the same index, then NVLink). A mixture of experts sends fewer bytes: `sim.cost.collectives.spread`.
     """
 
     ops = frozenset({"all_to_all"})
 
     def applies(self, members: Ints, fabric: Fabric) -> bool:
-        """All groups on the same number of nodes, two or more, with equal shares of two members or more."""
+        """All groups on the same number of nodes, with equal shares of two members or more; on one node only NVLink
+        is left of it."""
         per_node = members_per_node(members, fabric)
-        return bool(1 < per_node[0] < members.shape[1] and (per_node == per_node[0]).all())
+        return bool(per_node[0] > 1 and (per_node == per_node[0]).all())
 
     def latency_s(self, op: str, members: Ints, fabric: Fabric) -> Floats:
         """Of the slowest message of each level."""
@@ -67,7 +67,9 @@ def _edges(num_nodes: int, per_node: int) -> tuple[Edges, Edges]:
 
 def _latency_s(latency_by_edge_s: Floats, num_inside: int) -> Floats:
     """(groups,), from (groups, edges) with those inside nodes first."""
-    slowest: Floats = latency_by_edge_s[:, :num_inside].max(axis=1) + latency_by_edge_s[:, num_inside:].max(axis=1)
+    slowest: Floats = latency_by_edge_s[:, :num_inside].max(axis=1) + latency_by_edge_s[:, num_inside:].max(
+        axis=1, initial=0.0
+    )
     return slowest
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sim.spec.quantity import BytesPerSecond, Fraction, Seconds, Spec
+from sim.spec.quantity import BytesPerSecond, Count, Fraction, Seconds, Spec
 
 PROTOCOLS = ("ll", "ll128", "simple")
 
@@ -41,16 +41,37 @@ class Lines(Spec):
     nvls: Line | None = None
 
 
+class DeepEpLevel(Spec):
+    """Groups inside a node, or on several. launch_s: once a call. wire: share of the links' achieved rate."""
+
+    launch_s: Seconds = Field(alias="launch")
+    wire: Fraction
+
+
+class DeepEp(Spec):
+    """DeepEP's kernels, which run the `two_level` all_to_all of experts (deepseek-ai/DeepEP, normal kernels).
+
+    sms: that they take.  sm_bytes_per_s: bytes that each of them handles in a second.
+    """
+
+    sms: Count
+    sm_bytes_per_s: BytesPerSecond = Field(alias="sm_bandwidth")
+    nvlink: DeepEpLevel
+    network: DeepEpLevel
+
+
 class Nccl(Spec):
     """NCCL on this topology: the generation of GPUs whose column of NCCL's tables decides what is chosen, and lines.
 
     nvlink: groups inside one node.  network: groups on several nodes.  sharp: whether the network's switches add and
     multicast, as InfiniBand's do with SHARP, so that an all_reduce between nodes may run in them (`collnet`).
+    deepep: the all_to_all of experts with DeepEP instead.
     nvls_chunk_s: time of each round of chunks that an NVLS kernel makes inside a node, besides the time of its bytes
     (`sim.cost.nccl.nvls_rounds`); without it, the line of nvls is straight.
     """
 
     generation: Generation
+    deepep: DeepEp | None = None
     nvlink: Lines
     network: Lines | None = None
     sharp: bool = False
