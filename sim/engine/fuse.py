@@ -21,7 +21,7 @@ from sim.program.program import Program
 from sim.program.ranks import STREAM_INDEX
 from sim.spec.topology import Floats, Ints
 
-IS_BACKGROUND = np.isin(STREAMS, [PP_FORWARD, PP_BACKWARD, "dp_reduce", "dp_gather"])
+IS_BACKGROUND = np.isin(STREAMS, [PP_FORWARD, PP_BACKWARD, "dp_reduce", "dp_replica", "dp_gather"])
 """(streams,) those whose operations the next block does not wait for."""
 
 

@@ -14,6 +14,7 @@ from sim.program.fold import Folding, fold, unfolded
 from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD, Block, Collective, Payload, Send
 from sim.program.program import Program, SimulatedRank
 from sim.program.ranks import STREAM_INDEX, Payloads, RankTable, rank_table
+from sim.program.replication import replication
 from sim.program.schedule_file import schedule_of
 from sim.program.shapes import BYTES, shapes
 from sim.program.stage import (
@@ -24,7 +25,6 @@ from sim.program.stage import (
     end_block,
     forward_block,
     input_gradient_block,
-    replication,
     units_of_stage,
     weight_gradient_block,
 )

@@ -9,7 +9,7 @@ from sim.errors import SimError
 from sim.spec.gpu import BYTES_PER_VALUE, NumberFormat
 from sim.spec.scenario import Scenario
 from sim.spec.stack import AttentionChoice, FusedKernels
-from sim.spec.training import Recipe, recipe
+from sim.spec.training import Recipe, recipe, reduces_every_pass
 
 BYTES = 2
 """Bytes of an activation or a weight in bf16 or fp16."""
@@ -121,5 +121,5 @@ def shapes(scenario: Scenario) -> Shapes:
         norm=model.norm,
         dropout=training.dropout,
         grad_bytes=int(BYTES_PER_VALUE[training.grad_precision]),
-        accumulates=None if layout.zero == 3 else stack.kernels.gradient_accumulation,
+        accumulates=None if layout.zero == 3 and reduces_every_pass(training) else stack.kernels.gradient_accumulation,
     )
