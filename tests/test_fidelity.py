@@ -82,7 +82,25 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
             made["layout.order"] = draw(st.sampled_from([o for o in ORDERS if o.index("ep") < o.index("dp")]))
     if zero in (1, 2):
         made["training.overlap.param_gather"] = draw(st.booleans())
+    if zero > 0:
+        made |= draw(sharding(zero, dp * cp))
     return made | draw(conditions(what, topology, gpus))
+
+
+@st.composite
+def sharding(draw: st.DrawFn, zero: int, ranks: int) -> dict[str, object]:
+    """Shard groups, and what ZeRO-3 gathers and reduces; some of it is refused, and drawn again."""
+    made: dict[str, object] = {}
+    divisors = [size for size in range(2, ranks) if ranks % size == 0]
+    if divisors and draw(st.integers(0, 2)) == 0:
+        made["layout.shard"] = draw(st.sampled_from(divisors))
+        made["training.grad_sync"] = draw(st.sampled_from({1: [None, "all_reduce"]}.get(zero, ["every", "two_hop"])))
+    if zero == 3 and draw(st.booleans()):
+        made["layout.reshard"] = draw(st.sampled_from([True, "step", *divisors]))
+        made["training.gather_precision"] = draw(st.sampled_from([None, "int8", "fp32"]))
+        if divisors and not made.get("layout.shard") and draw(st.booleans()):
+            made |= {"training.reduce_precision": "int4", "layout.reduce_hop": draw(st.sampled_from(divisors))}
+    return made
 
 
 @st.composite

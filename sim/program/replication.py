@@ -18,11 +18,7 @@ from sim.program.shards import Shard
 from sim.spec.gpu import BYTES_PER_VALUE, NumberFormat
 from sim.spec.layout import part_size, replicas
 from sim.spec.scenario import Scenario
-
-MEGATRON_BUCKET_PARAMETERS = 40_000_000
-MEGATRON_BUCKET_PARAMETERS_BY_RANK = 1_000_000
-"""Megatron-Core's bucket: the greater of 40 million parameters and a million for each data-parallel rank
-(megatron/core/distributed/distributed_data_parallel.py)."""
+from sim.spec.stack import bucket_bytes
 
 SCALE_BYTES = 4 / 8000
 """Of an fp32 scale for each value: one for up to 8,000 (CUDAQuantizer.target_group_size in
@@ -233,13 +229,12 @@ def replication(scenario: Scenario) -> Replication:
     wire_bytes = s.grad_bytes if reduce is None else _bytes_of(reduce)
     gather = training.gather_precision
     as_kept = s.quantized_bytes if s.keeps_weights_cast else BYTES
-    parameters = max(MEGATRON_BUCKET_PARAMETERS, MEGATRON_BUCKET_PARAMETERS_BY_RANK * dense.replicas)
     reshard: dict[object, Literal["all", "never", "step"]] = {True: "all", False: "never", "step": "step"}
     return Replication(
         zero=layout.zero,
         dense=dense,
         expert=_spread(scenario, "edp"),
-        bucket_bytes=training.bucket_bytes or parameters * s.grad_bytes,
+        bucket_bytes=training.bucket_bytes or bucket_bytes(scenario.stack.bucket, s.grad_bytes, dense.replicas),
         grad_bytes=s.grad_bytes,
         wire_bytes=wire_bytes,
         param_bytes=as_kept if gather is None else _bytes_of(gather),

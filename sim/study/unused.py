@@ -71,7 +71,7 @@ def _set_paths(scenario: Scenario) -> Iterator[str]:
         "layout.reshard": None if layout.reshard is True else layout.reshard,
         "training.reduce_precision": training.reduce_precision,
         "training.gather_precision": training.gather_precision,
-        "training.grad_sync": training.grad_sync,
+        "training.grad_sync": None if training.grad_sync == "last" else training.grad_sync,
     }
     return (path for path, value in fields.items() if value is not None)
 
