@@ -226,3 +226,22 @@ def test_a_run_ends_where_a_collective_of_several_classes_leaves_it(small: Calla
     full = simulate(scenario, "full")
     assert 2 < simulate(scenario, "folded").simulated_ranks < 24
     assert_same(full, simulate(scenario, "fused"))
+
+
+def test_weight_gradients_that_begin_with_communication_are_slowed_by_what_runs_beside(
+    small: Callable[..., Scenario],
+) -> None:
+    """ZeRO-3 gathers ahead while a split backward pass gathers its tokens again under sequence parallelism."""
+    scenario = small(
+        {
+            "layout.tp": 2,
+            "layout.sequence_parallel": True,
+            "layout.zero": 3,
+            "layout.schedule": "zb_h2",
+            "layout.order": "dp-cp-pp-ep-tp",
+            "training.global_batch": 16,
+            "training.overlap.grad_reduce": False,
+            "training.overlap.tensor": False,
+        }
+    )
+    assert_same(simulate(scenario, "full"), simulate(scenario, "fused"))

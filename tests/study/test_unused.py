@@ -51,7 +51,7 @@ def paths_of(scenario: Scenario) -> list[str]:
         (ONE_NODE + ONLY_DATA.replace("zero: 0", "zero: 3, shard: 1, reshard: step"), "layout.reshard", "true"),
         (ONE_NODE.replace("none}", "none, reduce_precision: fp32}") + ONLY_DATA, "training.reduce_precision", "null"),
         (
-            ONE_NODE.replace("16,", "8,").replace("none}", "none, grad_sync: two_hop}")
+            ONE_NODE.replace("global_batch: 16", "global_batch: 8").replace("none}", "none, grad_sync: two_hop}")
             + ONLY_DATA.replace("zero: 0", "zero: 3, shard: 4"),
             "training.grad_sync",
             "every",
