@@ -84,6 +84,8 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
             made["layout.order"] = draw(st.sampled_from([o for o in ORDERS if o.index("ep") < o.index("dp")]))
     if zero in (1, 2):
         made["training.overlap.param_gather"] = draw(st.booleans())
+    if zero > 0:
+        made |= draw(sharding(zero, dp * cp))
     made |= draw(conditions(what, topology, gpus))
     assume("ring" not in str(made["layout.cp_method"]) or made["stack.use"] != "megatron-2021" or cp == 1)
     return made
@@ -100,6 +102,22 @@ def sequence_over(draw: st.DrawFn, cp: int) -> dict[str, object]:
         "layout.cp_balance": draw(st.sampled_from(["zigzag", "none"])),
         "layout.cp_inner": 2 if method.startswith("ulysses_") else None,
     }
+
+
+@st.composite
+def sharding(draw: st.DrawFn, zero: int, ranks: int) -> dict[str, object]:
+    """Shard groups, and what ZeRO-3 gathers and reduces; some of it is refused, and drawn again."""
+    made: dict[str, object] = {}
+    divisors = [size for size in range(2, ranks) if ranks % size == 0]
+    if divisors and draw(st.integers(0, 2)) == 0:
+        made["layout.shard"] = draw(st.sampled_from(divisors))
+        made["training.grad_sync"] = draw(st.sampled_from({1: [None, "all_reduce"]}.get(zero, ["every", "two_hop"])))
+    if zero == 3 and draw(st.booleans()):
+        made["layout.reshard"] = draw(st.sampled_from([True, "step", *divisors]))
+        made["training.gather_precision"] = draw(st.sampled_from([None, "int8", "fp32"]))
+        if divisors and not made.get("layout.shard") and draw(st.booleans()):
+            made |= {"training.reduce_precision": "int4", "layout.reduce_hop": draw(st.sampled_from(divisors))}
+    return made
 
 
 @st.composite
@@ -225,3 +243,22 @@ def test_a_run_ends_where_a_collective_of_several_classes_leaves_it(small: Calla
     full = simulate(scenario, "full")
     assert 2 < simulate(scenario, "folded").simulated_ranks < 24
     assert_same(full, simulate(scenario, "fused"))
+
+
+def test_weight_gradients_that_begin_with_communication_are_slowed_by_what_runs_beside(
+    small: Callable[..., Scenario],
+) -> None:
+    """ZeRO-3 gathers ahead while a split backward pass gathers its tokens again under sequence parallelism."""
+    scenario = small(
+        {
+            "layout.tp": 2,
+            "layout.sequence_parallel": True,
+            "layout.zero": 3,
+            "layout.schedule": "zb_h2",
+            "layout.order": "dp-cp-pp-ep-tp",
+            "training.global_batch": 16,
+            "training.overlap.grad_reduce": False,
+            "training.overlap.tensor": False,
+        }
+    )
+    assert_same(simulate(scenario, "full"), simulate(scenario, "fused"))

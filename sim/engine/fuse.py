@@ -21,7 +21,7 @@ from sim.program.program import Program
 from sim.program.ranks import STREAM_INDEX
 from sim.spec.topology import Floats, Ints
 
-IS_BACKGROUND = np.isin(STREAMS, [PP_FORWARD, PP_BACKWARD, "dp_reduce", "dp_gather"])
+IS_BACKGROUND = np.isin(STREAMS, [PP_FORWARD, PP_BACKWARD, "dp_reduce", "dp_replica", "dp_gather"])
 """(streams,) those whose operations the next block does not wait for."""
 
 
@@ -178,8 +178,10 @@ class _Finder:
                 in_run[before[index]] = True
         loose = frozenset(stream[~in_run].tolist()) - {STREAM_INDEX[COMPUTE]}
         members = np.flatnonzero(in_run)
+        # What begins with communication waits for no compute stream, so its kernels would not be slowed from outside.
         is_run = (
-            [index for index in members.tolist() if not before[index]] == [0]
+            stream[0] == STREAM_INDEX[COMPUTE]
+            and [index for index in members.tolist() if not before[index]] == [0]
             and bool(self.is_alone[slots.start + members].all())
             and _leaves_at_end(before, in_run, last)
             and not edges.leaks(slots, slots.start + members, slots.start + last)

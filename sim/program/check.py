@@ -9,7 +9,7 @@ from sim.errors import SimError
 from sim.program.lower import num_microbatches
 from sim.program.routing import place_shares
 from sim.program.schedule_file import SUFFIX, schedule_of
-from sim.program.table import SCHEDULES, Kind
+from sim.program.table import SCHEDULES, Kind, in_flight
 from sim.registry import unknown
 from sim.spec.layout import layers_of_stages
 from sim.spec.moe import expert_shares, is_drawn, is_even
@@ -19,7 +19,8 @@ from sim.spec.sourced import num_estimated, numbers
 
 def problems(scenario: Scenario) -> list[tuple[str, str]]:
     """Every reason why it cannot: (path in the scenario file, message with the numbers)."""
-    return [*_schedule(scenario), *_stages(scenario), *_experts(scenario), *_stack(scenario), *_algorithms(scenario)]
+    found = [*_schedule(scenario), *_stages(scenario), *_experts(scenario), *_stack(scenario), *_algorithms(scenario)]
+    return found or list(_reshard(scenario))
 
 
 def _schedule(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -43,6 +44,17 @@ def _schedule(scenario: Scenario) -> Iterator[tuple[str, str]]:
     if is_split and not layers_of_stages(layout, scenario.model.num_layers)[0]:
         message = f"stage 0 has no layers, but {layout.schedule} splits off their weight gradients (allowed 1 or more)"
         yield "layout.stage_layers", message
+
+
+def _reshard(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """What stays whole from a forward to a backward pass belongs to one micro-batch; several need it by turns."""
+    layout = scenario.layout
+    if layout.reshard is False:
+        schedule = schedule_of(layout.schedule)
+        held = max(in_flight(schedule.table(layout.pp, layout.vpp, num_microbatches(scenario))))
+        if held > 1:
+            message = f"false, but {layout.schedule} has up to {held} passes in flight on a rank"
+            yield "layout.reshard", f"{message} (allowed true, step, or a number)"
 
 
 def _stages(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -82,16 +94,25 @@ def _algorithms(scenario: Scenario) -> Iterator[tuple[str, str]]:
             yield f"network.algorithms.{op}", unknown(f"{op} algorithm", name, ["auto", *able])
 
 
+def _sharding(scenario: Scenario) -> Iterator[str]:
+    """What the scenario's framework, or another, does not do with ZeRO."""
+    layout, stack = scenario.layout, scenario.stack
+    if layout.zero >= 2 and layout.pp > 1:
+        when = "once, in the last pass" if scenario.training.grad_sync == "last" else "for every micro-batch"
+        yield (
+            f"DeepSpeed refuses ZeRO-{layout.zero} with pipeline parallelism (deepspeed/runtime/pipe/engine.py); "
+            f"stacks that allow it reduce gradients {when}, as is done here."
+        )
+    if layout.zero >= 2 and stack.name.startswith("megatron") and stack.name != "megatron-deepspeed":
+        yield (
+            f"{stack.name} shards as ZeRO-1 (its distributed optimizer); ZeRO-{layout.zero} there takes Megatron-FSDP "
+            "or DeepSpeed, whose kernels and host differ."
+        )
+
+
 def notes(scenario: Scenario) -> tuple[str, ...]:
     """What is legal here but surprises elsewhere, and what the model leaves out of this scenario."""
-    layout = scenario.layout
-    found = []
-    if layout.zero >= 2 and layout.pp > 1:
-        found.append(
-            f"DeepSpeed refuses ZeRO-{layout.zero} with pipeline parallelism (deepspeed/runtime/pipe/engine.py); "
-            "stacks that allow it reduce gradients for every micro-batch, as is done here."
-        )
-    found += _routing_notes(scenario)
+    found = [*_sharding(scenario), *_routing_notes(scenario)]
     jitter = scenario.conditions.jitter
     if jitter.per_rank or jitter.per_operation:
         found.append(

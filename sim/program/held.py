@@ -18,9 +18,9 @@ from sim.program.activations import (
     remade_bytes,
 )
 from sim.program.pieces import Exchange, Linear, flat
+from sim.program.replication import Replication
 from sim.program.shapes import BYTES, Shapes
-from sim.program.shards import Shard
-from sim.program.stage import DEFAULT_PREFETCH_LAYERS, Replication, Unit
+from sim.program.stage import DEFAULT_PREFETCH_LAYERS, Unit
 from sim.program.table import Action, Kind
 from sim.spec.layout import layers_of_stages
 from sim.spec.scenario import Scenario
@@ -98,9 +98,9 @@ class UnitHeld:
     backward: Held = NOTHING
     for_weights: Held = NOTHING
 
-    def beside(self, forward: Held, backward: Held) -> UnitHeld:
-        """The unit with more that is held while its passes run."""
-        return UnitHeld(self.kept, self.forward + forward, self.backward + backward, self.for_weights)
+    def beside(self, kept: Held, forward: Held, backward: Held) -> UnitHeld:
+        """The unit with more that is held between its passes, and while they run."""
+        return UnitHeld(self.kept + kept, self.forward + forward, self.backward + backward, self.for_weights)
 
     @cached_property
     def split(self) -> Held:
@@ -277,32 +277,56 @@ def _end_held(scenario: Scenario, s: Shapes, *, is_head: bool) -> UnitHeld:
     )
 
 
-def _gathered(scenario: Scenario, units: Sequence[Unit], rep: Replication, s: Shapes) -> list[tuple[Held, Held]]:
-    """ZeRO-3's buffers while each unit's forward and backward pass runs.
+def _gathered(scenario: Scenario, units: Sequence[Unit], rep: Replication, s: Shapes) -> list[tuple[Held, Held, Held]]:
+    """ZeRO-3's buffers of each unit: from its forward to its backward pass, and more while either runs.
 
     Whole parameters of the unit that computes and of those gathered ahead; backward also its whole gradients and those
     of the unit before, which are reduced beside it. Where tensors are copied out of what was gathered and into what is
-    reduced (FSDP2), the parameters gathered last and the 16-bit gradients are there twice. Below 16 bits the unit's
-    weights are cast, as they are (unless they arrived so) and transposed.
+    reduced (FSDP2), the parameters gathered last and the 16-bit gradients are there twice. Parameters of another format
+    than that of the kernels (`rep.converts`) are there in both. Below 16 bits the unit's weights are cast, as they are
+    (unless they arrived so) and transposed. What stays gathered for the whole step is part of the model's state.
     """
     if rep.zero != 3:
-        return [(NOTHING, NOTHING)] * len(units)
+        return [(NOTHING, NOTHING, NOTHING)] * len(units)
     given = scenario.training.prefetch_layers
     ahead = DEFAULT_PREFETCH_LAYERS if given is None else given
-    sizes = [replicated(unit.shard, rep) for unit in units]
-    num_casts = 1 if s.keeps_weights_cast else 2
+    sizes = [rep.sharded(unit.shard) for unit in units]
     found = []
     for place, unit in enumerate(units):
-        copied = sizes[place] if rep.copies_shards else 0.0
-        cast_bytes = 0.0 if s.recipe is None else num_casts * s.quantized_bytes * unit.cast_parameters
         later, earlier = sum(sizes[place : place + ahead + 1]), sum(sizes[max(place - ahead, 0) : place + 1])
-        gradients_bytes = rep.grad_bytes * sum(sizes[place : place + 2]) + BYTES * copied
-        forward_bytes = rep.param_bytes * (later + copied) + cast_bytes
-        backward_bytes = rep.param_bytes * (earlier + copied) + cast_bytes + gradients_bytes
-        found.append((Held(communication_bytes=forward_bytes), Held(communication_bytes=backward_bytes)))
+        kept_bytes, forward_bytes, backward_bytes = _parameters_bytes(rep, sizes[place], later, earlier)
+        cast_bytes = 0.0
+        if s.recipe is not None:
+            cast_bytes = (1 if s.keeps_weights_cast else 2) * s.quantized_bytes * unit.cast_parameters
+        backward_bytes += _unreduced_bytes(rep, units[place : place + 2])
+        parts = (kept_bytes, forward_bytes + cast_bytes, backward_bytes + cast_bytes)
+        kept, forward, backward = (Held(communication_bytes=nbytes) for nbytes in parts)
+        found.append((kept, forward, backward))
     return found
 
 
-def replicated(shard: Shard, rep: Replication) -> float:
-    """Parameters that are spread over replicas; what has one owner is in place already."""
-    return (shard.dense if rep.dense > 1 else 0) + (shard.expert if rep.expert > 1 else 0)
+def _parameters_bytes(rep: Replication, size: float, later: float, earlier: float) -> tuple[float, float, float]:
+    """Gathered parameters of a unit: kept between its passes, and more in the forward and in the backward pass.
+
+    size: parameters of the unit.  later, earlier: with those gathered ahead of them, forward and backward.
+    """
+    copied = size if rep.copies_shards else 0.0
+    if rep.gathers_again:
+        converted_bytes = 0.0 if rep.converts is None else BYTES * size
+        forward_bytes = rep.param_bytes * (later + copied) + converted_bytes
+        return 0.0, forward_bytes, rep.param_bytes * (earlier + copied) + converted_bytes
+    cast_bytes = BYTES * size if rep.converts == "fp32" else 0.0
+    arriving = copied + (size if rep.converts == "int8" else 0.0)
+    if rep.reshard == "step":
+        return 0.0, rep.param_bytes * arriving + cast_bytes, cast_bytes
+    return rep.used_bytes * size, rep.param_bytes * (later - size + arriving) + cast_bytes, cast_bytes
+
+
+def _unreduced_bytes(rep: Replication, units: Sequence[Unit]) -> float:
+    """Whole gradients of a unit whose backward pass runs and of the one before, on their way to their owners. Where
+    whole gradients are summed, they are reduced in the buffer, unless they are copied or cast."""
+    sizes = [rep.replicated(unit.shard) for unit in units]
+    if rep.sync == "last":
+        return rep.wire_bytes * sum(sizes) if rep.copies_shards or rep.wire_bytes != rep.grad_bytes else 0.0
+    unquantized_bytes = BYTES * sizes[0] if rep.copies_shards or rep.is_int4 else 0.0
+    return rep.wire_bytes * sum(sizes) + unquantized_bytes

@@ -16,6 +16,7 @@ from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD, Block, Coll
 from sim.program.pass_costs import rank_costs
 from sim.program.program import Program, SimulatedRank
 from sim.program.ranks import STREAM_INDEX, Payloads, RankTable, rank_table
+from sim.program.replication import replication
 from sim.program.roles import EVEN, Place, Role, roles
 from sim.program.schedule_file import schedule_of
 from sim.program.schedules.zb_auto import AutomaticZeroBubble
@@ -28,7 +29,6 @@ from sim.program.stage import (
     end_block,
     forward_block,
     input_gradient_block,
-    replication,
     units_of_stage,
     weight_gradient_block,
 )

@@ -6,16 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from sim import units
-from sim.program.held import NOTHING, OPTIMIZER_WORK_BYTES, Held, StageHeld, fullest, replicated, stages_held
+from sim.program.held import NOTHING, OPTIMIZER_WORK_BYTES, Held, StageHeld, fullest, stages_held
 from sim.program.lower import schedule_table, stages_of_rank
 from sim.program.model_state import ModelState, model_state
 from sim.program.pieces import Exchange, Piece, Ring, flat
+from sim.program.reductions import buckets
+from sim.program.replication import Replication, replication
 from sim.program.roles import fullest_place
 from sim.program.shapes import BYTES, Shapes, shapes
 from sim.program.shards import Shard
-from sim.program.stage import Replication, Unit, buckets, replication, units_of_stage
+from sim.program.stage import Unit, units_of_stage
 from sim.program.table import Action
-from sim.spec.layout import Layout, cp_head_ranks, num_stages
+from sim.spec.layout import Layout, cp_head_ranks, num_stages, replicas
 from sim.spec.scenario import Scenario
 
 FRAGMENTATION_FRAC = 0.05
@@ -177,8 +179,7 @@ def _optimizer_work(scenario: Scenario, parts: Sequence[Sequence[Unit]], rep: Re
     if scenario.stack.kernels.optimizer == "fused" or scenario.training.optimizer.offload:
         return NOTHING
     total = sum((unit.shard for part in parts for unit in part), Shard(0))
-    owned = total.dense / (rep.dense if rep.zero else 1) + total.expert / (rep.expert if rep.zero else 1)
-    return Held(optimizer_bytes=OPTIMIZER_WORK_BYTES * owned)
+    return Held(optimizer_bytes=OPTIMIZER_WORK_BYTES * rep.owned(total))
 
 
 def _buffers_bytes(scenario: Scenario, parts: Sequence[Sequence[Unit]], rep: Replication, s: Shapes) -> float:
@@ -209,15 +210,19 @@ def _exchange_bytes(piece: Piece) -> float:
 
 def _bucket_bytes(units_of_part: Sequence[Unit], rep: Replication) -> float:
     """ZeRO-2: whole gradients of one bucket that is filled and one that is reduced."""
-    sizes = [replicated(shard, rep) for shard, _ in buckets(units_of_part[::-1], rep)]
+    sizes = [rep.replicated(shard) for shard, _ in buckets([unit.shard for unit in units_of_part[::-1]], rep)]
     return rep.grad_bytes * max((sum(sizes[start : start + 2]) for start in range(len(sizes))), default=0.0)
 
 
 def _overhead_bytes(layout: Layout) -> float:
-    """CUDA context and communicators, one for each axis with several ranks. The first is part of the context's."""
+    """CUDA context and communicators, one for each axis with several ranks, and more for parts of its groups. The first
+    is part of the context's."""
     assert layout.dp is not None
     heads = cp_head_ranks(layout)
     sizes = (layout.tp, heads, layout.cp // heads, layout.dp, layout.pp, layout.ep, layout.etp)
     num_communicators = sum(size > 1 for size in sizes)
+    has_groups = layout.shard not in (None, 1, replicas(layout, "dp_cp"))
+    has_parts = (has_groups, not isinstance(layout.reshard, (bool, str)), layout.reduce_hop is not None)
+    num_communicators += sum(has_parts)
     overhead_bytes = CONTEXT_BYTES + COMMUNICATOR_BYTES * max(num_communicators - 1, 0)
     return overhead_bytes + (ALL_TO_ALL_BYTES if layout.ep > 1 or heads > 1 else 0)

@@ -9,9 +9,10 @@ from typing import Literal
 from sim.program.activations import FP32_BYTES
 from sim.program.optimizer import master_bytes, state_bytes
 from sim.program.pieces import Linear, flat
+from sim.program.replication import Replication
 from sim.program.shapes import BYTES, Shapes
 from sim.program.shards import Shard
-from sim.program.stage import Replication, Unit
+from sim.program.stage import Unit
 from sim.spec.scenario import Scenario
 
 
@@ -36,8 +37,12 @@ class ModelState:
         return self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
 
 
-def sharded(each: ModelState, num_parameters: float, replicas: int, zero: int) -> ModelState:
-    """State on one rank that holds `num_parameters` of `each` bytes, replicated over `replicas` ranks.
+def sharded(
+    each: ModelState, num_parameters: float, replicas: int, zero: int, *, sums_whole: bool = False
+) -> ModelState:
+    """State on one rank that holds `num_parameters` of `each` bytes, in a group of `replicas` ranks that shards them.
+
+    sums_whole: whether whole gradients are summed until the last backward pass all the same.
 
     ZeRO-1 shards the optimizer over the replicas, ZeRO-2 also gradients, ZeRO-3 also parameters. With 2-byte gradients
     that is 16, 4 + 12 / N, 2 + 14 / N and 16 / N bytes per parameter (arXiv 1910.02054, figure 1); with fp32 ones 18
@@ -49,7 +54,7 @@ def sharded(each: ModelState, num_parameters: float, replicas: int, zero: int) -
     """
     return ModelState(
         parameters_bytes=each.parameters_bytes * num_parameters / (replicas if zero >= 3 else 1),
-        gradients_bytes=each.gradients_bytes * num_parameters / (replicas if zero >= 2 else 1),
+        gradients_bytes=each.gradients_bytes * num_parameters / (replicas if zero >= 2 and not sums_whole else 1),
         optimizer_bytes=each.optimizer_bytes * num_parameters / (replicas if zero >= 1 else 1),
     )
 
@@ -69,13 +74,20 @@ def bytes_per_parameter(scenario: Scenario, rep: Replication) -> ModelState:
 
 
 def model_state(scenario: Scenario, parts: Sequence[Sequence[Unit]], rep: Replication, s: Shapes) -> ModelState:
-    """State of a rank whose virtual stages hold `parts`."""
+    """State of a rank whose virtual stages hold `parts`.
+
+    What is kept of gathered parameters from pass to pass (`layout.reshard` a number or `step`) counts as parameters, at
+    all times: ZeRO++'s secondary copy is never given back; torch does so before the optimizer.
+    """
     units = [unit for part in parts for unit in part]
     total = sum((unit.shard for unit in units), Shard(0))
     each = bytes_per_parameter(scenario, rep)
-    state = sharded(each, total.dense, rep.dense, rep.zero) + sharded(each, total.expert, rep.expert, rep.zero)
+    whole = rep.sync == "last"
+    state = sharded(each, total.dense, rep.dense.shard, rep.zero, sums_whole=whole)
+    state += sharded(each, total.expert, rep.expert.shard, rep.zero, sums_whole=whole)
     beside_bytes = _weight_gradient_bytes(units, rep, scenario.stack.kernels.gradient_accumulation)
-    return state + ModelState(_cast_bytes(units, state.parameters_bytes, rep, s), beside_bytes, 0.0)
+    cast_bytes = _cast_bytes(units, state.parameters_bytes, rep, s)
+    return state + ModelState(cast_bytes + rep.used_bytes * rep.secondary(total), beside_bytes, 0.0)
 
 
 def _cast_bytes(units: Sequence[Unit], parameters_bytes: float, rep: Replication, s: Shapes) -> float:
@@ -105,7 +117,7 @@ def _weight_gradient_bytes(
     Where the product adds to the buffer itself, Transformer Engine keeps a placeholder for each shape of weight
     (get_dummy_wgrad in transformer_engine/pytorch/module/base.py). Where a kernel adds it, one at a time is whole.
     """
-    if rep.zero == 3 and rep.dense > 1:
+    if rep.zero == 3 and rep.dense.replicas > 1 and rep.sync != "last":
         return 0.0
     weights = {(piece.n, piece.k) for unit in units for piece in flat(unit.pieces) if isinstance(piece, Linear)}
     sizes = [BYTES * n * k for n, k in weights]

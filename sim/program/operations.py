@@ -10,7 +10,7 @@ from sim.cost.kernels import Kernel
 COMPUTE = "compute"
 PP_FORWARD = "pp_forward"
 PP_BACKWARD = "pp_backward"
-COLLECTIVE_KINDS = ("tp", "cp", "ep", "etp", "dp_reduce", "dp_gather", "embedding", "grad_norm")
+COLLECTIVE_KINDS = ("tp", "cp", "ep", "etp", "dp_reduce", "dp_replica", "dp_gather", "embedding", "grad_norm")
 STREAMS = (COMPUTE, *COLLECTIVE_KINDS, PP_FORWARD, PP_BACKWARD)
 """One stream of a rank for compute and one for each kind of communication; the pipeline has one for each direction."""
 
@@ -124,6 +124,10 @@ class BlockBuilder:
             self.entries.append(index)
         self._append(payload, tuple(after))
         return index
+
+    def follow(self, payload: Collective, before: int) -> int:
+        """Append communication of what the communication `before` left; it waits for nothing else."""
+        return self._append(payload, (before,))
 
     def gather_ahead(self, payload: Collective) -> int:
         """Append communication that needs nothing of what this rank computes."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sim.cost.kernels import duration_s
 from sim.program.held import stages_held
 from sim.program.operations import Block, Compute
+from sim.program.replication import replication
 from sim.program.schedules.zb_auto import RankCosts
 from sim.program.shapes import shapes
 from sim.program.stage import (
@@ -15,7 +16,6 @@ from sim.program.stage import (
     Unit,
     forward_block,
     input_gradient_block,
-    replication,
     units_of_stage,
     weight_gradient_block,
 )

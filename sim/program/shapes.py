@@ -12,7 +12,7 @@ from sim.spec.gpu import BYTES_PER_VALUE, NumberFormat
 from sim.spec.layout import cp_head_ranks
 from sim.spec.scenario import Scenario
 from sim.spec.stack import AttentionChoice, FusedKernels
-from sim.spec.training import Recipe, recipe
+from sim.spec.training import Recipe, recipe, reduces_every_pass
 
 BYTES = 2
 """Bytes of an activation or a weight in bf16 or fp16."""
@@ -144,7 +144,7 @@ def shapes(scenario: Scenario, place: Place = EVEN) -> Shapes:
         norm=model.norm,
         dropout=training.dropout,
         grad_bytes=int(BYTES_PER_VALUE[training.grad_precision]),
-        accumulates=None if layout.zero == 3 else stack.kernels.gradient_accumulation,
+        accumulates=None if layout.zero == 3 and reduces_every_pass(training) else stack.kernels.gradient_accumulation,
         cp_across="ring" if layout.cp_method in ("ring", "ulysses_ring") else "all_gather",
         cp_head_ranks=cp_head_ranks(layout),
         tp_chunks=training.overlap.tensor_chunks,

@@ -3,7 +3,8 @@
 Data parallelism enters here. ZeRO-0 all-reduces gradients, ZeRO-1 and ZeRO-2 scatter them and gather parameters,
 ZeRO-3 gathers every layer before each use and scatters its gradient. Without ZeRO-2, gradients are reduced once, in
 the last backward pass of the stage; with it, in every one, because no rank may keep all of them. Where the backward
-pass is split, they are reduced as the weight gradients come, which need no parameters.
+pass is split, they are reduced as the weight gradients come, which need no parameters. `sim.program.replication` says
+over which ranks, `sim.program.reductions` in which order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from sim.cost.kernels import Stream
 from sim.program.layers import embedding, head, layer
 from sim.program.operations import Block, BlockBuilder, Collective, Send
-from sim.program.optimizer import optimizer_kernels
+from sim.program.optimizer import optimizer_kernels, scales_gradients
 from sim.program.passes import (
     BACKWARD,
     FORWARD,
@@ -26,15 +27,13 @@ from sim.program.passes import (
 )
 from sim.program.pieces import Linear, Piece, flat
 from sim.program.pointwise import weight_cast
-from sim.program.shapes import BYTES, Shapes, shapes
+from sim.program.reductions import Reductions, buckets, gather
+from sim.program.replication import Replication
+from sim.program.shapes import Shapes
 from sim.program.shards import Shard, embedding_shard, ends_meet, head_shard, layer_shard, vocabulary_shard
-from sim.spec.layout import edp, layers_of_stages, num_ranks, num_stages
+from sim.spec.layout import layers_of_stages, num_ranks, num_stages
 from sim.spec.scenario import Scenario
 from sim.spec.training import Training, recomputed_modules
-
-MEGATRON_BUCKET_PARAMETERS = 40_000_000
-MEGATRON_BUCKET_PARAMETERS_BY_RANK = 1_000_000
-"""Megatron-Core's bucket: the greater of 40 million parameters and a million for each data-parallel rank."""
 
 NORM_BYTES = 4
 """The sum of squares that ranks exchange for the global norm: one fp32 number."""
@@ -77,77 +76,6 @@ class Hop:
             run.wait(run.builder.communicate(self.gather))
 
 
-@dataclass(frozen=True)
-class Replication:
-    """Over how many ranks parameters are replicated, and what ZeRO makes of it."""
-
-    zero: int
-    dense: int
-    expert: int
-    bucket_bytes: float
-    grad_bytes: int
-    param_bytes: float
-    copies_shards: bool
-    overlaps_reduce: bool
-    overlaps_gather: bool
-
-    def collectives(self, kind: str, op: str, shard: Shard, parameter_bytes: float) -> Iterator[Collective]:
-        """The call over dense parameters and the one over experts, where there are replicas."""
-        for group, replicas, parameters in (
-            ("dp_cp", self.dense, shard.dense),
-            ("edp", self.expert, shard.expert),
-        ):
-            if replicas > 1 and parameters > 0:
-                yield Collective(kind, op, group, parameters * parameter_bytes)
-
-    def reductions(self, shard: Shard) -> Iterator[Collective]:
-        """Reduction of the gradients of `shard`."""
-        op = "all_reduce" if self.zero == 0 else "reduce_scatter"
-        return self.collectives("dp_reduce", op, shard, self.grad_bytes)
-
-    def gathers(self, shard: Shard) -> Iterator[Collective]:
-        """Gathering of the parameters of `shard`."""
-        return self.collectives("dp_gather", "all_gather", shard, self.param_bytes)
-
-    def copy_out(self, shard: Shard) -> Iterator[Stream]:
-        """Parameters that were gathered for many tensors at once, copied to where each tensor lies (FSDP2)."""
-        if self.copies_shards and (gathered := self._replicated(shard)):
-            yield Stream("copy out of gather", 2 * self.param_bytes * gathered)
-
-    def copy_in(self, shard: Shard) -> Iterator[Stream]:
-        """16-bit gradients of many tensors, copied into what is reduced, in its format."""
-        if self.copies_shards and (gathered := self._replicated(shard)):
-            yield Stream("copy into reduction", (BYTES + self.grad_bytes) * gathered)
-
-    def _replicated(self, shard: Shard) -> float:
-        return (shard.dense if self.dense > 1 else 0) + (shard.expert if self.expert > 1 else 0)
-
-    def fills_bucket(self, shard: Shard) -> bool:
-        """Whether the gradients of `shard` are worth a call. ZeRO-3 works unit by unit."""
-        return self.zero == 3 or shard.total * self.grad_bytes >= self.bucket_bytes
-
-
-def replication(scenario: Scenario) -> Replication:
-    """Replication of the scenario's parameters."""
-    layout, training = scenario.layout, scenario.training
-    assert layout.dp is not None
-    dense = layout.dp * layout.cp
-    s = shapes(scenario)
-    grad_bytes = s.grad_bytes
-    parameters = max(MEGATRON_BUCKET_PARAMETERS, MEGATRON_BUCKET_PARAMETERS_BY_RANK * dense)
-    return Replication(
-        zero=layout.zero,
-        dense=dense,
-        expert=edp(layout),
-        bucket_bytes=training.bucket_bytes or parameters * grad_bytes,
-        grad_bytes=grad_bytes,
-        param_bytes=s.quantized_bytes if s.keeps_weights_cast else BYTES,
-        copies_shards=layout.zero == 3 and scenario.stack.shard_copies,
-        overlaps_reduce=training.overlap.grad_reduce,
-        overlaps_gather=training.overlap.param_gather,
-    )
-
-
 def units_of_stage(scenario: Scenario, stage: int, s: Shapes) -> tuple[Unit, ...]:
     """What virtual stage `stage` holds, in forward order; layers of a kind, dense or MoE, are one object."""
     model, layout = scenario.model, scenario.layout
@@ -166,18 +94,6 @@ def units_of_stage(scenario: Scenario, stage: int, s: Shapes) -> tuple[Unit, ...
     return tuple(units)
 
 
-def buckets(units: Sequence[Unit], rep: Replication) -> list[tuple[Shard, int]]:
-    """Gradients in the order of `units`, cut where a bucket is full: (parameters, index of the unit that fills it)."""
-    full: list[tuple[Shard, int]] = []
-    open_shard = Shard(0)
-    for index, unit in enumerate(units):
-        open_shard += unit.shard
-        if open_shard.total and (rep.fills_bucket(open_shard) or index == len(units) - 1):
-            full.append((open_shard, index))
-            open_shard = Shard(0)
-    return full
-
-
 def forward_block(units: Sequence[Unit], rep: Replication, s: Shapes, *, is_first: bool, hop: Hop) -> Block:
     """Forward pass of one micro-batch. The first one of the step waits for the parameters, bucket by bucket, that
     ZeRO-1 and ZeRO-2 gather after the step before, and casts weights for all that follow; ZeRO-3 casts what it gathers.
@@ -186,31 +102,34 @@ def forward_block(units: Sequence[Unit], rep: Replication, s: Shapes, *, is_firs
     run = PassBuilder(builder)
     hop.receive(run)
     gathers: dict[int, list[int]] = {}
-    if rep.zero == 3:
-        gathers = {index: _gather(builder, rep, unit.shard) for index, unit in enumerate(units)}
+    gathers_each = rep.gathers_forward(is_first=is_first)
+    if gathers_each:
+        gathers = {index: gather(builder, rep, unit.shard) for index, unit in enumerate(units)}
     elif rep.zero in (1, 2) and rep.overlaps_gather and is_first:
         start = 0
-        for shard, end in buckets(units, rep):
-            gathers[start] = _gather(builder, rep, shard)
+        for shard, end in buckets([unit.shard for unit in units], rep):
+            gathers[start] = gather(builder, rep, shard)
             start = end + 1
     for index, unit in enumerate(units):
-        for gather in gathers.get(index, ()):
-            run.wait(gather)
-        run.add(FORWARD, *_prepared(unit, rep, s, casts=is_first or rep.zero == 3))
+        for call in gathers.get(index, ()):
+            run.wait(call)
+        if gathers_each:
+            run.add(FORWARD, *rep.copy_out(unit.shard))
+        if is_first or rep.zero == 3:
+            run.add(FORWARD, *_cast(unit, s))
         forward_pass(run, unit.pieces)
         if rep.zero == 3:
             run.flush()
-            builder.uses.append((tuple(gathers[index]), builder.last()))
+            builder.uses.append((tuple(gathers.get(index, ())), builder.last()))
     run.flush()
     if hop.send is not None:
         builder.communicate(hop.send)
     return builder.build()
 
 
-def _prepared(unit: Unit, rep: Replication, s: Shapes, *, casts: bool) -> Iterator[Stream]:
-    """What makes gathered parameters fit for products."""
-    yield from rep.copy_out(unit.shard)
-    if casts and (parameters := unit.cast_parameters):
+def _cast(unit: Unit, s: Shapes) -> Iterator[Stream]:
+    """Weights of products below 16 bits."""
+    if parameters := unit.cast_parameters:
         yield weight_cast(parameters, s)
 
 
@@ -223,17 +142,17 @@ def backward_block(
     run = PassBuilder(builder)
     hop.receive(run)
     order = list(reversed(units))
-    reductions = _Reductions(run, rep, order, is_last=is_last)
-    gathers = [_gather(builder, rep, unit.shard) if rep.zero == 3 else [] for unit in order]
+    reductions = Reductions(run, rep, [unit.shard for unit in order], is_last=is_last)
+    gathers = _gathers_again(builder, order, rep)
     recomputed = recomputed_units(order, training)
     for index, unit in enumerate(order):
         _start_backward(run, unit, gathers[index], rep, s, is_recomputed=index in recomputed)
         backward_pass(run, unit.pieces, overlaps=training.overlap.tensor, recomputes=recomputed_modules(training))
-        calls = reductions.ready(index)
+        bucket = reductions.ready(index)
         if rep.zero == 3:
             run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
-        reductions.start(calls)
+        reductions.start(bucket)
     run.flush()
     if hop.send is not None:
         builder.communicate(hop.send)
@@ -247,7 +166,7 @@ def input_gradient_block(units: Sequence[Unit], rep: Replication, s: Shapes, tra
     run = PassBuilder(builder)
     hop.receive(run)
     order = list(reversed(units))
-    gathers = [_gather(builder, rep, unit.shard) if rep.zero == 3 else [] for unit in order]
+    gathers = _gathers_again(builder, order, rep)
     recomputed = recomputed_units(order, training)
     for index, unit in enumerate(order):
         _start_backward(run, unit, gathers[index], rep, s, is_recomputed=index in recomputed)
@@ -267,7 +186,7 @@ def weight_gradient_block(units: Sequence[Unit], rep: Replication, *, is_last: b
     builder = BlockBuilder()
     run = PassBuilder(builder)
     order = list(reversed(units))
-    reductions = _Reductions(run, rep, order, is_last=is_last)
+    reductions = Reductions(run, rep, [unit.shard for unit in order], is_last=is_last)
     for index, unit in enumerate(order):
         weight_gradients(run, unit.pieces)
         reductions.start(reductions.ready(index))
@@ -276,48 +195,23 @@ def weight_gradient_block(units: Sequence[Unit], rep: Replication, *, is_last: b
     return builder.build()
 
 
+def _gathers_again(builder: BlockBuilder, order: Sequence[Unit], rep: Replication) -> list[list[int]]:
+    """ZeRO-3's gathers for the backward pass of each unit; none where parameters stayed whole."""
+    return [gather(builder, rep, unit.shard, again=True) if rep.gathers_again else [] for unit in order]
+
+
 def _start_backward(
     run: PassBuilder, unit: Unit, gathers: Sequence[int], rep: Replication, s: Shapes, *, is_recomputed: bool
 ) -> None:
     """What comes before the backward pass of a unit: gathered parameters, and its forward pass once more."""
-    for gather in gathers:
-        run.wait(gather)
-    run.add(BACKWARD, *_prepared(unit, rep, s, casts=rep.zero == 3))
+    for call in gathers:
+        run.wait(call)
+    if rep.gathers_again:
+        run.add(BACKWARD, *rep.copy_out(unit.shard, again=True))
+    if rep.zero == 3:
+        run.add(BACKWARD, *_cast(unit, s))
     if is_recomputed:
         forward_pass(run, unit.pieces, RECOMPUTE)
-
-
-class _Reductions:
-    """Reductions of a block's gradients: none, or bucket by bucket beside what follows, or late, after all of it.
-
-    order: the block's units as their gradients come.
-    """
-
-    def __init__(self, run: PassBuilder, rep: Replication, order: Sequence[Unit], *, is_last: bool) -> None:
-        self._run, self._rep, self._order = run, rep, order
-        is_reduced = is_last or rep.zero >= 2
-        self._full = {index: shard for shard, index in buckets(order, rep)} if is_reduced else {}
-        self._late: list[Collective] = []
-
-    def ready(self, index: int) -> list[Collective]:
-        """Copy the gradients of a unit to where they are reduced: the calls that they fill."""
-        self._run.add(BACKWARD, *self._rep.copy_in(self._order[index].shard))
-        return list(self._rep.reductions(self._full[index])) if index in self._full else []
-
-    def start(self, calls: Sequence[Collective]) -> None:
-        """Start the calls beside what follows, or keep them."""
-        if not self._rep.overlaps_reduce:
-            self._late += calls
-            return
-        if calls:
-            self._run.flush()
-        for call in calls:
-            self._run.builder.communicate(call)
-
-    def finish(self) -> None:
-        """Start what was kept; the next block waits for it."""
-        builder = self._run.builder
-        builder.tail += [builder.communicate(call) for call in self._late]
 
 
 def recomputed_units(order: Sequence[Unit], training: Training) -> frozenset[int]:
@@ -329,16 +223,13 @@ def recomputed_units(order: Sequence[Unit], training: Training) -> frozenset[int
     return frozenset(layers[: training.recompute_layers])
 
 
-def _gather(builder: BlockBuilder, rep: Replication, shard: Shard) -> list[int]:
-    return [builder.gather_ahead(call) for call in rep.gathers(shard)]
-
-
 def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[int, tuple[Unit, ...]]) -> Block:
     """What a rank does after its last backward pass: tied embeddings are summed, the gradient norm is taken, the
     optimizer updates its shard, and parameters are gathered where that does not overlap.
 
-    With post-validation a stage waits for its own ranks' part of the norm. The parts of the stages before come with
-    the few bytes that Zero Bubble sends down the pipeline, which are left out.
+    Without clipping there is no norm, but in fp16 all ranks have to agree that no gradient overflowed, which takes as
+    much (apex and Megatron-LM's loss scaler). With post-validation a stage waits for its own ranks' part of the norm.
+    The parts of the stages before come with the few bytes that Zero Bubble sends down the pipeline, which are left out.
     """
     builder = BlockBuilder()
     model, layout = scenario.model, scenario.layout
@@ -351,15 +242,16 @@ def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[i
         builder.wait(
             builder.communicate(Collective("embedding", "all_reduce", "embedding", tied.total * rep.grad_bytes))
         )
-    owned = shard.dense / (rep.dense if rep.zero else 1) + shard.expert / (rep.expert if rep.zero else 1)
-    if scenario.training.grad_norm != "none":
+    owned, training = rep.owned(shard), scenario.training
+    scales = scales_gradients(training)
+    if scales:
         _gradient_norm(builder, scenario, rep.grad_bytes * owned)
     is_fused = scenario.stack.kernels.optimizer == "fused"
-    update = optimizer_kernels(scenario.training.optimizer, owned, rep.grad_bytes, is_fused=is_fused)
+    update = optimizer_kernels(training.optimizer, owned, rep.grad_bytes, is_fused=is_fused, scales=scales)
     builder.compute("optimizer", tuple(update))
     if rep.zero in (1, 2) and not rep.overlaps_gather:
         for units in stages.values():
-            for part, _ in buckets(units, rep):
+            for part, _ in buckets([unit.shard for unit in units], rep):
                 for call in rep.gathers(part):
                     builder.communicate(call)
     return builder.build()

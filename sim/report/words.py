@@ -75,6 +75,7 @@ KINDS: dict[str, tuple[Group, str]] = {
     "ep": (CONTEXT, "expert-parallel"),
     "etp": (CONTEXT, "expert tensor-parallel"),
     "dp_reduce": (DATA, "gradient reduction"),
+    "dp_replica": (DATA, "gradient reduction between shard groups"),
     "dp_gather": (DATA, "parameter gathering"),
     "embedding": (DATA, "tied embedding's gradient"),
     "grad_norm": (DATA, "gradient norm"),

@@ -14,7 +14,17 @@ import numpy as np
 from sim.errors import SimError
 from sim.spec.background import loaded
 from sim.spec.degraded import degraded
-from sim.spec.layout import AXES, TWO_LEVEL, Layout, cp_head_ranks, groups, layers_of_stages, num_stages
+from sim.spec.layout import (
+    AXES,
+    TWO_LEVEL,
+    Layout,
+    cp_head_ranks,
+    groups,
+    layers_of_stages,
+    num_stages,
+    part_size,
+    replicas,
+)
 from sim.spec.model import Experts, Model
 from sim.spec.scenario import Scenario, family
 from sim.spec.topology import FABRICS, Fabric, FabricSpec, Ints
@@ -285,6 +295,67 @@ def _sharding(scenario: Scenario) -> Mistakes:
         yield "training.bucket", "zero = 3 reduces layer by layer, without buckets (allowed with zero 0, 1 or 2)"
     if zero != 3 and training.prefetch_layers is not None:
         yield "training.prefetch_layers", f"zero = {zero} gathers no layers ahead (allowed with zero 3)"
+    if zero != 3 and training.gather_precision is not None:
+        yield "training.gather_precision", f"zero = {zero} gathers updated parameters as they are (allowed with zero 3)"
+    yield from _synchronisation(scenario)
+    yield from _hops(scenario)
+
+
+def _synchronisation(scenario: Scenario) -> Mistakes:
+    """When gradients are reduced, by what is sharded."""
+    layout, sync = scenario.layout, scenario.training.grad_sync
+    allowed = {1: ("all_reduce",), 2: ("every", "two_hop"), 3: ("every", "two_hop", "last")}.get(layout.zero, ())
+    if sync is not None and sync not in allowed:
+        names = ", ".join(allowed) or "none, as gradients are all_reduced once"
+        yield "training.grad_sync", f"got {sync} with zero = {layout.zero} (allowed {names})"
+    if sync == "two_hop" and layout.shard is None:
+        yield "training.grad_sync", "two_hop has a second hop between shard groups (allowed with layout.shard)"
+
+
+def _hops(scenario: Scenario) -> Mistakes:
+    """4-bit gradients go in two all_to_all, whose first needs a size; DeepSpeed has them in ZeRO-3 without MiCS."""
+    layout, is_int4 = scenario.layout, scenario.training.reduce_precision == "int4"
+    if is_int4 and (layout.zero != 3 or layout.shard is not None):
+        got = f"zero = {layout.zero}, shard = {layout.shard or 'all'}"
+        yield "training.reduce_precision", f"int4 with {got} (allowed with zero 3 and without shard)"
+    if is_int4 and layout.reduce_hop is None:
+        yield (
+            "layout.reduce_hop",
+            "is missing: reduce_precision = int4 goes in two all_to_all (allowed: GPUs of a node)",
+        )
+    if not is_int4 and layout.reduce_hop is not None:
+        yield "layout.reduce_hop", f"got {layout.reduce_hop}, allowed with training.reduce_precision int4"
+
+
+@_rule("layout", "model", "topology")
+def _shard_groups(scenario: Scenario) -> Mistakes:
+    """Groups within the replicas of dense parameters, and as large a part of those of experts."""
+    layout, has_experts = scenario.layout, scenario.model.experts is not None
+    dense = replicas(layout, "dp_cp")
+    if any(True for rule in (_world, _expert_axes) for _ in rule(scenario)):
+        return
+    if layout.zero == 0 and layout.shard is not None:
+        yield "layout.shard", f"zero = 0 shards nothing (got {layout.shard}, allowed with zero 1, 2 or 3)"
+    if layout.zero != 3 and layout.reshard is not True:
+        yield (
+            "layout.reshard",
+            f"zero = {layout.zero} keeps parameters whole (got {layout.reshard}, allowed with zero 3)",
+        )
+    reshard = None if isinstance(layout.reshard, (bool, str)) else layout.reshard
+    for name, ranks in (("shard", layout.shard), ("reshard", reshard), ("reduce_hop", layout.reduce_hop)):
+        try:
+            for axis in ("dp_cp", "edp") if has_experts else ("dp_cp",):
+                part_size(layout, axis, ranks)
+        except ValueError as error:
+            yield f"layout.{name}", str(error)
+            return
+    shard = layout.shard or dense
+    for name, ranks in (("reshard", reshard), ("reduce_hop", layout.reduce_hop)):
+        if ranks is not None and (ranks >= shard or shard % ranks or ranks < 2):
+            yield (
+                f"layout.{name}",
+                f"got {ranks}, allowed a divisor of the shard group's {shard} ranks from 2 to {shard // 2}",
+            )
 
 
 @_rule("model", "training")

@@ -32,6 +32,13 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _reshard(value: Any) -> Any:
+    """Refuse what is neither a switch, nor `step`, nor a number of ranks."""
+    if isinstance(value, bool) or value == "step" or (isinstance(value, int) and value >= 2):
+        return value
+    raise ValueError(f"got {value!r}, allowed true, false, step, or the number of ranks (2 or more) of a smaller group")
+
+
 def _kind_of_stage_layers(value: Any) -> str | None:
     if isinstance(value, (tuple, list)):
         return "list"
@@ -62,6 +69,12 @@ class Layout(Spec):
 
     cp_inner: of the two-level methods, ranks of an inner group, which spread heads; blocks of the sequence go between
     the groups.  cp_balance: which parts of the sequence a rank has, see `sim.program.core`.
+    shard: ranks of dp x cp over which ZeRO shards state; the groups of so many ranks are replicas of each other. All by
+        default.
+    reshard: ZeRO-3: whether the parameters of a layer are dropped after its forward pass and gathered again for the
+        backward pass. `step`: they stay whole from the first forward to the last backward pass of the step.  A number:
+        they stay sharded over so many neighbours of the shard group.
+    reduce_hop: ranks of the first of the two all_to_all in which 4-bit gradients are reduced.
     """
 
     tp: Count = 1
@@ -76,6 +89,9 @@ class Layout(Spec):
     pp: Count = 1
     vpp: Count = 1
     zero: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_whole)] = 0
+    shard: Count | None = None
+    reshard: Annotated[bool | int | Literal["step"], BeforeValidator(_reshard)] = True
+    reduce_hop: Count | None = None
     schedule: str
     order: str = "tp-cp-ep-dp-pp"
     stage_layers: StageLayersField | None = None
@@ -113,6 +129,34 @@ def edp(layout: Layout) -> int:
     return num_ranks(layout) // (layout.pp * layout.etp * layout.ep)
 
 
+def replicas(layout: Layout, axis: Literal["dp_cp", "edp"]) -> int:
+    """Ranks that hold the same dense parameters (`dp_cp`) or experts (`edp`), before ZeRO shards anything."""
+    if axis == "edp":
+        return edp(layout)
+    assert layout.dp is not None
+    return layout.dp * layout.cp
+
+
+def part_size(layout: Layout, axis: Literal["dp_cp", "edp"], ranks: int | None) -> int:
+    """Ranks of an axis that belong to `ranks` of dp x cp (all where None): as large a share of it.
+
+    Raises ValueError, with the equation, where that is no whole number.
+
+    >>> part_size(Layout(dp=16, ep=4, schedule="1f1b"), "edp", 8)
+    2
+    """
+    size, dense = replicas(layout, axis), replicas(layout, "dp_cp")
+    if ranks is None:
+        return size
+    if dense % ranks:
+        raise ValueError(f"{ranks} does not divide dp * cp = {layout.dp} * {layout.cp} = {dense}")
+    if size % (dense // ranks):
+        raise ValueError(
+            f"experts have edp = {size} replicas, which {dense} / {ranks} = {dense // ranks} groups do not divide"
+        )
+    return size // (dense // ranks)
+
+
 def _grid(layout: Layout, sizes: dict[str, int]) -> tuple[list[str], Ints]:
     """Axes from the outermost to the innermost, and the ranks as an array with one dimension for each axis.
 
@@ -132,6 +176,10 @@ def _groups(axes: list[str], grid: Ints, along: Sequence[str]) -> Ints:
     return grid.transpose(outer + inner).reshape(-1, size)
 
 
+TOGETHER = {"dp_cp": ("cp", "dp"), "model": ("tp", "pp"), "stage": ("tp", "cp", "dp")}
+"""Groups that several attention axes vary."""
+
+
 def groups(layout: Layout, axis: str) -> Ints:
     """Communication groups of an axis: ranks as (groups, members), members ordered by their coordinate.
 
@@ -140,31 +188,48 @@ def groups(layout: Layout, axis: str) -> Ints:
     cp_outer the ranks of equal place in them. ep, etp, edp vary one expert axis: the ranks of a pipeline stage, in
     their order within the layout, are cut into etp (innermost) x ep x edp.
 
+    Groups of `dp_cp` and `edp` have parts, named with a dot: `dp_cp.shard` (over which ZeRO shards), `dp_cp.replica`
+    (ranks of equal position in different shard groups); within a shard group `dp_cp.reshard` (neighbours that hold the
+    parameters after the forward pass), `dp_cp.hop` and `dp_cp.across` (both all_to_all of 4-bit gradients).
+
     >>> layout = Layout(tp=2, dp=2, pp=2, schedule="1f1b")
     >>> groups(layout, "dp").tolist()
     [[0, 2], [1, 3], [4, 6], [5, 7]]
     """
-    sizes = axis_sizes(layout)
-    axes, grid = _grid(layout, sizes)
-    match axis:
-        case "world":
-            return np.arange(num_ranks(layout), dtype=np.int64).reshape(1, -1)
-        case "dp_cp":
-            return _groups(axes, grid, ["cp", "dp"])
-        case "model":
-            return _groups(axes, grid, ["tp", "pp"])
-        case "stage":
-            return _groups(axes, grid, ["tp", "cp", "dp"])
-        case "cp_inner" | "cp_outer":
-            inner = cp_head_ranks(layout)
-            blocks = _groups(axes, grid, ["cp"]).reshape(-1, layout.cp // inner, inner)
-            return _groups(["outer", "cp_outer", "cp_inner"], blocks, [axis])
-        case "etp" | "ep" | "edp":
-            within_stage = _groups(axes, grid, [name for name in reversed(axes) if name != "pp"])
-            experts = within_stage.reshape(layout.pp, edp(layout), layout.ep, layout.etp)
-            return _groups(["pp", "edp", "ep", "etp"], experts, [axis])
+    if "." in axis:
+        return _parts(layout, axis)
+    if axis == "world":
+        return np.arange(num_ranks(layout), dtype=np.int64).reshape(1, -1)
+    axes, grid = _grid(layout, axis_sizes(layout))
+    if axis in ("cp_inner", "cp_outer"):
+        inner = cp_head_ranks(layout)
+        blocks = _groups(axes, grid, ["cp"]).reshape(-1, layout.cp // inner, inner)
+        return _groups(["outer", "cp_outer", "cp_inner"], blocks, [axis])
+    if axis in ("etp", "ep", "edp"):
+        within_stage = _groups(axes, grid, [name for name in reversed(axes) if name != "pp"])
+        experts = within_stage.reshape(layout.pp, edp(layout), layout.ep, layout.etp)
+        return _groups(["pp", "edp", "ep", "etp"], experts, [axis])
+    return _groups(axes, grid, TOGETHER.get(axis, (axis,)))
+
+
+def _parts(layout: Layout, axis: str) -> Ints:
+    """Parts of the groups of `dp_cp` or `edp`: neighbours, or ranks of equal position among neighbours."""
+    name, part = axis.split(".")
+    of: Literal["dp_cp", "edp"] = "edp" if name == "edp" else "dp_cp"
+    members = groups(layout, of)
+    shard = part_size(layout, of, layout.shard)
+    match part:
+        case "shard":
+            return members.reshape(-1, shard)
+        case "replica":
+            return members.reshape(len(members), -1, shard).transpose(0, 2, 1).reshape(-1, members.shape[1] // shard)
+        case "reshard":
+            return members.reshape(-1, part_size(layout, of, int(layout.reshard)))
         case _:
-            return _groups(axes, grid, [axis])
+            hop = part_size(layout, of, layout.reduce_hop)
+            if part == "hop":
+                return members.reshape(-1, hop)
+            return members.reshape(-1, shard // hop, hop).transpose(0, 2, 1).reshape(-1, shard // hop)
 
 
 def coordinates(layout: Layout, axis: str) -> Ints:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sim.spec.gpu import AttentionKernel
-from sim.spec.quantity import Count, Seconds, Spec
+from sim.spec.quantity import Bytes, Count, Seconds, Spec
 from sim.spec.sourced import Sourced, values
 from sim.spec.training import Precision
 
@@ -50,6 +51,33 @@ class Host(Spec):
     graph_s: Seconds = Field(alias="graph")
 
 
+class Bucket(Spec):
+    """When gradients that are ready are worth a call: at `size` bytes, or at the greater of `parameters` and
+    `parameters_by_rank` for each replica. Without any of them, those of a virtual stage go in one call."""
+
+    size_bytes: Bytes | None = Field(default=None, alias="size")
+    parameters: Count | None = None
+    parameters_by_rank: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        if self.size_bytes is not None and (self.parameters is not None or self.parameters_by_rank is not None):
+            raise ValueError("size with parameters or parameters_by_rank (allowed one of them)")
+        return self
+
+
+def bucket_bytes(bucket: Bucket, grad_bytes: float, replicas: int) -> float:
+    """Bytes of a full bucket of gradients of `grad_bytes` each; infinite where there is one for all.
+
+    >>> bucket_bytes(Bucket(parameters=40_000_000, parameters_by_rank=1_000_000), 4, 64)
+    256000000
+    """
+    if bucket.size_bytes is not None:
+        return bucket.size_bytes
+    parameters = max(bucket.parameters or 0, (bucket.parameters_by_rank or 0) * replicas)
+    return grad_bytes * parameters or math.inf
+
+
 class Stack(Sourced):
     """A framework at some release. Every choice has a line in `sources`, as every number has.
 
@@ -59,6 +87,7 @@ class Stack(Sourced):
     vocab_multiple: the vocabulary is padded to a multiple of this times tp.
     sends: what a rank hands to the next pipeline stage without sequence parallelism: `whole` activations, or 1 / tp of
         them, gathered by the receivers over the tensor-parallel group (`scattered`, arXiv 2104.04473 section 4.1).
+    bucket: of gradients, where `training.bucket` says nothing.
     shard_copies: whether ZeRO-3 copies parameters out of what it gathers, and gradients into what it reduces.
     """
 
@@ -70,6 +99,7 @@ class Stack(Sourced):
     training: dict[str, Any] = Field(default_factory=dict)
     vocab_multiple: Count
     sends: Literal["whole", "scattered"]
+    bucket: Bucket
     shard_copies: bool
 
     def facts(self) -> Collection[str]:

@@ -62,10 +62,17 @@ class Training(Spec):
     recompute: nothing, modules (selective) or whole layers (full) run again in the backward pass.
     recompute_modules: with selective, which; core_attention alone by default (arXiv 2205.05198).
     recompute_layers: with full, how many layers of each virtual stage; all by default.
+    grad_precision: of the buffer in which gradients are summed.
+    reduce_precision: of gradients on the wire, the same by default; int4 is ZeRO++'s qgZ (arXiv 2306.10209).
+    gather_precision: of the parameters that ZeRO-3 gathers, where it is not that of the weights; int8 is ZeRO++'s qwZ.
+    grad_sync: when gradients are reduced. ZeRO-2 and 3: in `every` backward pass (the default); `two_hop`: within shard
+        groups in every one, between them in the last (MiCS, arXiv 2205.00119); `last`: in the last one of the step, and
+        whole gradients are kept until then. ZeRO-1: `all_reduce`, over all replicas, instead of reduce_scatter.
+    clip_grad: gradients are scaled by their global norm, for which all ranks exchange a number.
     cuda_graphs: the kernels between two communications are issued as one graph.
-    grad_norm: what clipping costs. global: no optimizer starts before the norm of all gradients is known.
+    grad_norm: what clipping waits for. global: no optimizer starts before the norm of all gradients is known.
         post_validation: each pipeline stage updates at once and takes it back if the global norm, which follows, says
-        so (Zero Bubble, arXiv 2401.10241 section 4), so that stages may be in different steps.  none: no clipping.
+        so (Zero Bubble, arXiv 2401.10241 section 4), so that stages may be in different steps.
     """
 
     seq_len: Count
@@ -75,13 +82,17 @@ class Training(Spec):
     recipe: Recipe | None = None
     low_precision_weights: bool = False
     grad_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    reduce_precision: Literal["fp32", "bf16", "fp16", "int4"] | None = None
+    gather_precision: Literal["fp32", "int8"] | None = None
+    grad_sync: Literal["every", "two_hop", "last", "all_reduce"] | None = None
+    clip_grad: bool = True
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     recompute: Literal["none", "selective", "full"]
     recompute_modules: Annotated[tuple[Module, ...], Field(strict=False, min_length=1)] | None = None
     recompute_layers: Count | None = None
     optimizer: Optimizer = Optimizer()
     cuda_graphs: bool = False
-    grad_norm: Literal["global", "post_validation", "none"] = "global"
+    grad_norm: Literal["global", "post_validation"] = "global"
     overlap: Overlap = Overlap()
     moe: Moe = Moe()
     bucket_bytes: Bytes | None = Field(default=None, alias="bucket")
@@ -99,6 +110,12 @@ class Training(Spec):
             )
         if self.moe.pad_to_capacity and self.moe.capacity_factor is None:
             raise ValueError("moe.pad_to_capacity without a moe.capacity_factor (allowed with one)")
+        if self.gather_precision is not None and self.low_precision_weights:
+            raise ValueError(f"gather_precision = {self.gather_precision} with low_precision_weights (allowed without)")
+        if self.gather_precision == "fp32" and self.optimizer.master != "fp32":
+            raise ValueError(
+                "gather_precision = fp32 without a master copy in fp32 (allowed with optimizer.master fp32)"
+            )
         if self.recompute_modules is not None and self.recompute != "selective":
             raise ValueError(f"recompute_modules with recompute = {self.recompute} (allowed with selective)")
         if self.recompute_layers is not None and self.recompute != "full":
@@ -109,6 +126,11 @@ class Training(Spec):
 def recipe(training: Training) -> Recipe | None:
     """Scaling recipe in force; None for 16-bit products."""
     return training.recipe or next(iter(RECIPES.get(training.precision, ())), None)
+
+
+def reduces_every_pass(training: Training) -> bool:
+    """Whether ZeRO-2 and ZeRO-3 reduce gradients within shard groups in every backward pass."""
+    return training.grad_sync != "last"
 
 
 def recomputed_modules(training: Training) -> frozenset[Module]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from sim.program.lower import num_microbatches
+from sim.program.optimizer import scales_gradients
+from sim.program.replication import replication
 from sim.program.shapes import attention_of
-from sim.program.stage import replication
 from sim.results.traffic import TrafficRow
 from sim.spec import background
 from sim.spec.conditions import Conditions
@@ -15,6 +17,7 @@ from sim.spec.moe import is_drawn
 from sim.spec.network import Algorithms
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric
+from sim.spec.training import Training
 
 
 def unused(scenario: Scenario, fabric: Fabric, rows: Iterable[TrafficRow]) -> list[tuple[str, str]]:
@@ -26,6 +29,8 @@ def unused(scenario: Scenario, fabric: Fabric, rows: Iterable[TrafficRow]) -> li
     idle_tiers = set(unused_tiers(fabric, rows))
     return [
         *_replicas(scenario),
+        *_synchronisation(scenario),
+        *_clipping(scenario.training),
         *_axes(scenario, fabric),
         *_routing(scenario, rows),
         *_algorithms(rows),
@@ -44,7 +49,7 @@ def _replicas(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """What is about gradients and parameters of replicas."""
     layout, training, rep = scenario.layout, scenario.training, replication(scenario)
     has_experts = scenario.model.experts is not None
-    if rep.dense == 1 and not (has_experts and edp(layout) > 1):
+    if rep.dense.replicas == 1 and not (has_experts and edp(layout) > 1):
         reason = f"dp * cp = {layout.dp} * {layout.cp} = 1: nothing is replicated"
         yield "layout.zero", reason
         yield "training.overlap.grad_reduce", reason
@@ -53,9 +58,50 @@ def _replicas(scenario: Scenario) -> Iterator[tuple[str, str]]:
             yield "training.bucket", reason
         if training.prefetch_layers is not None:
             yield "training.prefetch_layers", reason
-    elif layout.zero in (0, 3):
+        for path in _set_paths(scenario):
+            yield path, reason
+        return
+    if layout.zero in (0, 3):
         what = "every rank updates all parameters" if layout.zero == 0 else "parameters are gathered before each use"
         yield "training.overlap.param_gather", f"zero = {layout.zero}: {what}"
+
+
+def _set_paths(scenario: Scenario) -> Iterator[str]:
+    """Fields about replicas that the scenario sets and that are nothing by default."""
+    layout, training = scenario.layout, scenario.training
+    fields = {
+        "layout.shard": layout.shard,
+        "layout.reshard": None if layout.reshard is True else layout.reshard,
+        "training.reduce_precision": training.reduce_precision,
+        "training.gather_precision": training.gather_precision,
+        "training.grad_sync": None if training.grad_sync == "last" else training.grad_sync,
+    }
+    return (path for path, value in fields.items() if value is not None)
+
+
+def _synchronisation(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """Choices about gradients and shards that come to what holds without them."""
+    layout, training, rep = scenario.layout, scenario.training, replication(scenario)
+    if rep.dense.replicas == 1:
+        return
+    if layout.shard == rep.dense.replicas:
+        yield "layout.shard", f"dp * cp = {rep.dense.replicas} ranks are one shard group"
+    if layout.shard == 1:
+        if training.gather_precision is not None:
+            yield "training.gather_precision", "shard = 1: nothing is gathered"
+        if layout.reshard is not True:
+            yield "layout.reshard", "shard = 1: nothing is gathered"
+    if training.reduce_precision == training.grad_precision:
+        yield "training.reduce_precision", f"{training.grad_precision} is the format of the gradient buffer"
+    if num_microbatches(scenario) == 1 and training.grad_sync in ("every", "two_hop"):
+        yield "training.grad_sync", "one micro-batch: its backward pass is the last one"
+    elif training.grad_sync == "two_hop" and layout.shard == rep.dense.replicas:
+        yield "training.grad_sync", "one shard group: there is no second hop"
+
+
+def _clipping(training: Training) -> Iterator[tuple[str, str]]:
+    if not training.clip_grad and scales_gradients(training):
+        yield "training.clip_grad", "fp16: gradients are read for overflows and scaled back all the same"
 
 
 def _axes(scenario: Scenario, fabric: Fabric) -> Iterator[tuple[str, str]]:

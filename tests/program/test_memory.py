@@ -26,7 +26,7 @@ from sim.spec.layout import Layout
 from sim.spec.model import Experts, Model
 from sim.spec.network import Network
 from sim.spec.scenario import Scenario
-from sim.spec.stack import FusedKernels, Stack
+from sim.spec.stack import Bucket, FusedKernels, Stack
 from sim.spec.topology import FabricSpec
 from sim.spec.training import Training
 
@@ -42,6 +42,7 @@ def stack(**changes: object) -> Stack:
     """A framework with every kernel fused; `changes` are fields of it or of its kernels."""
     kernels = dict.fromkeys(FusedKernels.model_fields, "fused")
     values = {"name": "fused", "sources": {}, "attention": ("fa2",), "vocab_multiple": 128, "shard_copies": False}
+    values["bucket"] = Bucket(parameters=40_000_000, parameters_by_rank=1_000_000)
     own = {key: changes[key] for key in changes if key in Stack.model_fields}
     return Stack.model_construct(**values | own, kernels=FusedKernels(**kernels | without(changes, own)))
 

@@ -7,8 +7,8 @@ import pytest
 
 from sim.program.activations import embedding_bytes
 from sim.program.model_state import bytes_per_parameter
+from sim.program.replication import replication
 from sim.program.shapes import shapes
-from sim.program.stage import replication
 from sim.program.table import SCHEDULES
 from sim.results.idle import compute_slots
 from sim.results.memory_timeline import NOT_TENSORS, memory_timeline

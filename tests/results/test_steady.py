@@ -21,9 +21,9 @@ def test_with_a_global_norm_a_step_of_its_own_and_one_of_many_are_equally_long()
     assert result.step_time_s == pytest.approx(result.lone_step_s, rel=5e-3)
 
 
-@pytest.mark.parametrize("grad_norm", ["post_validation", "none"])
-def test_without_it_a_step_takes_the_longest_span_of_a_rank(grad_norm: str) -> None:
-    simulation = play(*PIPELINE, f"training.grad_norm={grad_norm}")
+@pytest.mark.parametrize("setting", ["training.grad_norm=post_validation", "training.clip_grad=false"])
+def test_without_it_a_step_takes_the_longest_span_of_a_rank(setting: str) -> None:
+    simulation = play(*PIPELINE, setting)
     result = simulation.result
     begins, ends = own_spans(simulation.timeline)
     assert result.step_time_s == float((ends - begins).max())
@@ -33,13 +33,14 @@ def test_without_it_a_step_takes_the_longest_span_of_a_rank(grad_norm: str) -> N
 
 
 def test_repeated_after_its_step_time_no_rank_begins_before_it_has_ended() -> None:
-    simulation = play(*PIPELINE, "training.grad_norm=none")
+    simulation = play(*PIPELINE, "training.clip_grad=false")
     begins, ends = own_spans(simulation.timeline)
     assert np.all(begins + simulation.result.step_time_s >= ends - 1e-12)
 
 
 def test_post_validation_keeps_the_norm_of_each_stage_and_costs_no_more_than_the_barrier() -> None:
     none, stage, world = (
-        play(*PIPELINE, f"training.grad_norm={kind}").result for kind in ("none", "post_validation", "global")
+        play(*PIPELINE, setting).result
+        for setting in ("training.clip_grad=false", "training.grad_norm=post_validation", "training.grad_norm=global")
     )
     assert none.step_time_s < stage.step_time_s < world.step_time_s

@@ -46,6 +46,21 @@ def paths_of(scenario: Scenario) -> list[str]:
         (ONE_NODE + NO_REPLICAS, "training.overlap.param_gather", "false"),
         (ONE_NODE + NO_REPLICAS.replace("1f1b}", "1f1b}\nseed: 1"), "seed", "7"),
         (ONE_NODE.replace("none}", "none, bucket: 64 MiB}") + NO_REPLICAS, "training.bucket", "1 MiB"),
+        (ONE_NODE.replace("none}", "none, reduce_precision: bf16}") + NO_REPLICAS, "training.reduce_precision", "fp16"),
+        (ONE_NODE + ONLY_DATA.replace("zero: 0", "zero: 3, shard: 8"), "layout.shard", "null"),
+        (ONE_NODE + ONLY_DATA.replace("zero: 0", "zero: 3, shard: 1, reshard: step"), "layout.reshard", "true"),
+        (ONE_NODE.replace("none}", "none, reduce_precision: fp32}") + ONLY_DATA, "training.reduce_precision", "null"),
+        (
+            ONE_NODE.replace("global_batch: 16", "global_batch: 8").replace("none}", "none, grad_sync: two_hop}")
+            + ONLY_DATA.replace("zero: 0", "zero: 3, shard: 4"),
+            "training.grad_sync",
+            "every",
+        ),
+        (
+            ONE_NODE.replace("bf16", "fp16").replace("none}", "none, clip_grad: false}") + ONLY_DATA,
+            "training.clip_grad",
+            "true",
+        ),
         (ONE_NODE + NO_REPLICAS, "layout.order", "pp-tp-cp-ep-dp"),
         (ONE_NODE + ONLY_DATA, "training.overlap.tensor", "false"),
         (ONE_NODE + ONLY_DATA, "layout.order", "dp-tp-pp"),
