@@ -82,6 +82,8 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
             made["layout.order"] = draw(st.sampled_from([o for o in ORDERS if o.index("ep") < o.index("dp")]))
     if zero in (1, 2):
         made["training.overlap.param_gather"] = draw(st.booleans())
+    if zero < 3:
+        made["model.mtp_layers"] = draw(st.sampled_from([0, 0, 1, 2]))
     return made | draw(conditions(what, topology, gpus))
 
 

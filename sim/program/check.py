@@ -17,7 +17,14 @@ from sim.spec.sourced import num_estimated, numbers
 
 def problems(scenario: Scenario) -> list[tuple[str, str]]:
     """Every reason why it cannot: (path in the scenario file, message with the numbers)."""
-    return [*_schedule(scenario), *_stages(scenario), *_experts(scenario), *_stack(scenario), *_algorithms(scenario)]
+    return [
+        *_schedule(scenario),
+        *_stages(scenario),
+        *_mtp(scenario),
+        *_experts(scenario),
+        *_stack(scenario),
+        *_algorithms(scenario),
+    ]
 
 
 def _schedule(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -49,6 +56,14 @@ def _stages(scenario: Scenario) -> Iterator[tuple[str, str]]:
     empty = [stage for stage, layers in enumerate(stages) if not layers and 0 < stage < len(stages) - 1]
     if empty:
         yield "layout.stage_layers", f"stages {empty} hold no layers; only the first and the last may be empty"
+
+
+def _mtp(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    model, layout = scenario.model, scenario.layout
+    if model.mtp_layers and layout.zero == 3:
+        yield "layout.zero", "zero = 3 would gather what mtp_layers share once more for each use (allowed 0, 1 or 2)"
+    if model.mtp_layers and model.hidden % layout.tp:
+        yield "layout.tp", f"tp = {layout.tp} does not divide hidden = {model.hidden}, which mtp_layers project to"
 
 
 def _experts(scenario: Scenario) -> Iterator[tuple[str, str]]:

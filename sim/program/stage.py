@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sim.cost.kernels import Stream
-from sim.program.layers import embedding, head, layer
+from sim.program.layers import embedding, heads, layer, mtp_layer
 from sim.program.operations import Block, BlockBuilder, Collective, Send
 from sim.program.optimizer import optimizer_kernels
 from sim.program.passes import (
@@ -27,7 +27,16 @@ from sim.program.passes import (
 from sim.program.pieces import Linear, Piece, flat
 from sim.program.pointwise import weight_cast
 from sim.program.shapes import BYTES, Shapes, shapes
-from sim.program.shards import Shard, embedding_shard, ends_meet, head_shard, layer_shard, vocabulary_shard
+from sim.program.shards import (
+    Shard,
+    embedding_shard,
+    ends_meet,
+    head_shard,
+    layer_shard,
+    mtp_embedding_shard,
+    mtp_shard,
+    vocabulary_shard,
+)
 from sim.spec.layout import edp, layers_of_stages, num_ranks, num_stages
 from sim.spec.scenario import Scenario
 from sim.spec.training import Training, recomputed_modules
@@ -47,11 +56,15 @@ DEFAULT_PREFETCH_LAYERS = 1
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of a stage whose parameters are gathered and reduced together: the embedding, a layer, or the head."""
+    """A part of a stage whose parameters are gathered and reduced together: the embedding, a layer, or the head.
+
+    is_mtp: whether it is of multi-token prediction: its layer, or the look-up before that.
+    """
 
     pieces: tuple[Piece, ...]
     shard: Shard
     is_layer: bool
+    is_mtp: bool = False
 
     @property
     def cast_parameters(self) -> int:
@@ -162,8 +175,19 @@ def units_of_stage(scenario: Scenario, stage: int, s: Shapes) -> tuple[Unit, ...
             of_kind[is_moe] = Unit(layer(model, s, index), layer_shard(scenario, index), is_layer=True)
         units.append(of_kind[is_moe])
     if stage == last_stage:
-        units.append(Unit(head(model, s), head_shard(scenario), is_layer=False))
+        units += _mtp_units(scenario, s)
+        units.append(Unit(heads(model, s), head_shard(scenario), is_layer=False))
     return tuple(units)
+
+
+def _mtp_units(scenario: Scenario, s: Shapes) -> list[Unit]:
+    """Look-up and layer of each module of multi-token prediction; they share one embedding."""
+    model = scenario.model
+    if not model.mtp_layers:
+        return []
+    lookup, module = embedding(model, s), Unit(mtp_layer(model, s), mtp_shard(scenario), is_layer=True, is_mtp=True)
+    shards = [mtp_embedding_shard(scenario), *[Shard(0)] * (model.mtp_layers - 1)]
+    return [unit for shard in shards for unit in (Unit(lookup, shard, is_layer=False, is_mtp=True), module)]
 
 
 def buckets(units: Sequence[Unit], rep: Replication) -> list[tuple[Shard, int]]:
@@ -322,10 +346,11 @@ class _Reductions:
 
 def recomputed_units(order: Sequence[Unit], training: Training) -> frozenset[int]:
     """Which units, in the order of the backward pass, run their whole forward pass again: all layers, or the first
-    `recompute_layers` of the stage (Megatron-LM's block method)."""
+    `recompute_layers` of the stage (Megatron-LM's block method, which multi-token prediction does not know)."""
     if training.recompute != "full":
         return frozenset()
-    layers = [index for index, unit in enumerate(order) if unit.is_layer][::-1]
+    counts_mtp = training.recompute_layers is None
+    layers = [index for index, unit in enumerate(order) if unit.is_layer and (counts_mtp or not unit.is_mtp)][::-1]
     return frozenset(layers[: training.recompute_layers])
 
 
@@ -334,16 +359,17 @@ def _gather(builder: BlockBuilder, rep: Replication, shard: Shard) -> list[int]:
 
 
 def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[int, tuple[Unit, ...]]) -> Block:
-    """What a rank does after its last backward pass: tied embeddings are summed, the global gradient norm is taken
-    over all ranks, the optimizer updates its shard, and parameters are gathered where that does not overlap."""
+    """What a rank does after its last backward pass: gradients of the embedding's copies are summed, the global norm is
+    taken over all ranks, the optimizer updates its shard, and parameters are gathered where that does not overlap."""
     builder = BlockBuilder()
     model, layout = scenario.model, scenario.layout
     shard = Shard(0)
     for units in stages.values():
         for unit in units:
             shard += unit.shard
-    if model.tied_embeddings and not ends_meet(layout) and pp_rank in (0, layout.pp - 1):
-        tied = vocabulary_shard(scenario)
+    is_shared = model.tied_embeddings or model.mtp_layers > 0
+    if is_shared and not ends_meet(layout) and pp_rank in (0, layout.pp - 1):
+        tied = embedding_shard(scenario) if model.mtp_layers else vocabulary_shard(scenario)
         builder.wait(
             builder.communicate(Collective("embedding", "all_reduce", "embedding", tied.total * rep.grad_bytes))
         )

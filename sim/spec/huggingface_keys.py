@@ -167,6 +167,7 @@ class DeepseekV3(Deepseek):
     num_experts_per_tok: Count | None = 8
     moe_intermediate_size: Count = 2048
     first_k_dense_replace: CountOrZero = 3
+    num_nextn_predict_layers: CountOrZero = 0
 
 
 class GptNeox(Config):
