@@ -174,6 +174,20 @@ def test_folded_and_fused_give_what_full_gives(small: Callable[..., Scenario], w
         assert had["fused"] > had["drawn"] / 20
 
 
+@pytest.mark.parametrize("schedule", [*ONE_CHUNK, *TWO_CHUNKS])
+@pytest.mark.parametrize("overlaps", [True, False])
+def test_ends_without_layers_are_played_alike(small: Callable[..., Scenario], schedule: str, *, overlaps: bool) -> None:
+    """The first stage looks up embeddings, whose weight gradients a split backward pass has no kernel for."""
+    scenario: Scenario = small(
+        {"layout.pp": 4 if schedule in ONE_CHUNK else 2, "layout.vpp": 1 if schedule in ONE_CHUNK else 2}
+        | {"layout.schedule": schedule, "layout.stage_layers": [0, 2, 2, 0], "layout.zero": 1}
+        | {"training.overlap.grad_reduce": overlaps, "model.mtp_layers": 1}
+    )
+    full = simulate(scenario, "full")
+    assert_same(full, simulate(scenario, "folded"))
+    assert_same(full, simulate(scenario, "fused"))
+
+
 @pytest.mark.parametrize(
     ("changes", "classes"),
     [

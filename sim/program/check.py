@@ -8,7 +8,7 @@ from sim.cost.collectives import ALGORITHMS
 from sim.errors import SimError
 from sim.program.lower import num_microbatches
 from sim.program.schedule_file import SUFFIX, schedule_of
-from sim.program.table import SCHEDULES, Kind
+from sim.program.table import SCHEDULES
 from sim.registry import unknown
 from sim.spec.layout import layers_of_stages
 from sim.spec.scenario import Scenario
@@ -43,15 +43,12 @@ def _schedule(scenario: Scenario) -> Iterator[tuple[str, str]]:
     refusal = schedule.refusal(*numbers)
     if refusal is not None:
         yield "layout.schedule", refusal
-        return
-    is_split = any(action.stage == 0 and action.kind is Kind.W for action in schedule.table(*numbers)[0])
-    if is_split and not layers_of_stages(layout, scenario.model.num_layers)[0]:
-        message = f"stage 0 has no layers, but {layout.schedule} splits off their weight gradients (allowed 1 or more)"
-        yield "layout.stage_layers", message
 
 
 def _stages(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """Between the first stage (embedding) and the last (head), a stage without layers would do nothing."""
+    if scenario.layout.stage_layers == "balanced":
+        return
     stages = layers_of_stages(scenario.layout, scenario.model.num_layers)
     empty = [stage for stage, layers in enumerate(stages) if not layers and 0 < stage < len(stages) - 1]
     if empty:

@@ -163,21 +163,42 @@ def replication(scenario: Scenario) -> Replication:
 
 def units_of_stage(scenario: Scenario, stage: int, s: Shapes) -> tuple[Unit, ...]:
     """What virtual stage `stage` holds, in forward order; layers of a kind, dense or MoE, are one object."""
-    model, layout = scenario.model, scenario.layout
-    last_stage = num_stages(layout) - 1
     units = []
     if stage == 0:
-        units.append(Unit(embedding(model, s), embedding_shard(scenario), is_layer=False))
-    of_kind: dict[bool, Unit] = {}
-    for index in layers_of_stages(layout, model.num_layers)[stage]:
+        units += _first_units(scenario, s)
+    units += _layer_units(scenario, layers_of_stages(scenario.layout, scenario.model.num_layers)[stage], s)
+    if stage == num_stages(scenario.layout) - 1:
+        units += _last_units(scenario, s)
+    return tuple(units)
+
+
+def units_of_layers(scenario: Scenario) -> tuple[list[Unit], list[Unit], list[Unit]]:
+    """What the first stage holds besides its layers, every layer, and what the last stage holds besides."""
+    s = shapes(scenario)
+    return (
+        _first_units(scenario, s),
+        _layer_units(scenario, range(scenario.model.num_layers), s),
+        _last_units(scenario, s),
+    )
+
+
+def _first_units(scenario: Scenario, s: Shapes) -> list[Unit]:
+    return [Unit(embedding(scenario.model, s), embedding_shard(scenario), is_layer=False)]
+
+
+def _layer_units(scenario: Scenario, layers: range, s: Shapes) -> list[Unit]:
+    model, of_kind = scenario.model, dict[bool, Unit]()
+    units = []
+    for index in layers:
         is_moe = model.is_moe_layer(index)
         if is_moe not in of_kind:
             of_kind[is_moe] = Unit(layer(model, s, index), layer_shard(scenario, index), is_layer=True)
         units.append(of_kind[is_moe])
-    if stage == last_stage:
-        units += _mtp_units(scenario, s)
-        units.append(Unit(heads(model, s), head_shard(scenario), is_layer=False))
-    return tuple(units)
+    return units
+
+
+def _last_units(scenario: Scenario, s: Shapes) -> list[Unit]:
+    return [*_mtp_units(scenario, s), Unit(heads(scenario.model, s), head_shard(scenario), is_layer=False)]
 
 
 def _mtp_units(scenario: Scenario, s: Shapes) -> list[Unit]:

@@ -14,7 +14,7 @@ import numpy as np
 from sim.errors import SimError
 from sim.spec.background import loaded
 from sim.spec.degraded import degraded
-from sim.spec.layout import AXES, Layout, groups, layers_of_stages, num_stages
+from sim.spec.layout import AXES, Layout, groups, layers_of_stages, num_stages, refuse_balanced
 from sim.spec.model import Model
 from sim.spec.scenario import Scenario, family
 from sim.spec.topology import FABRICS, Fabric, FabricSpec, Ints
@@ -185,8 +185,9 @@ def _stages(scenario: Scenario) -> Mistakes:
     if stages > MAX_STAGES:
         yield "layout", f"pp * vpp = {layout.pp} * {layout.vpp} = {stages} stages, allowed up to {MAX_STAGES}"
         return
+    divide = refuse_balanced if layout.stage_layers == "balanced" else layers_of_stages
     try:
-        layers_of_stages(layout, num_layers)
+        divide(layout, num_layers)
     except ValueError as error:
         yield "layout" if layout.stage_layers is None else "layout.stage_layers", str(error)
 
