@@ -72,6 +72,7 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
         "training.recompute": draw(st.sampled_from(["none", "selective", "full"])),
         "training.overlap.grad_reduce": draw(st.booleans()),
         "training.overlap.tensor": draw(st.booleans()),
+        "training.overlap.pipeline": draw(st.sampled_from([None, True, False])),
     }
     if draw(st.booleans()):
         made |= {"model.experts": EXPERTS, "layout.sequence_parallel": tp > 1}

@@ -78,16 +78,25 @@ class Hop:
     """What a block takes from and hands to its neighbours in the pipeline.
 
     send: none at the pipeline's ends.  gather: what the tensor-parallel group does with what arrived, where each of its
-    ranks got a part.
+    ranks got a part.  blocks: whether the next pass of the rank waits until what is sent has come.
     """
 
     send: Send | None = None
     gather: Collective | None = None
+    blocks: bool = False
 
     def receive(self, run: PassBuilder) -> None:
         """Put together what arrived."""
         if self.gather is not None:
             run.wait(run.builder.communicate(self.gather))
+
+    def hand_on(self, run: PassBuilder) -> None:
+        """Send what was computed."""
+        run.flush()
+        if self.send is not None:
+            number = run.builder.communicate(self.send)
+            if self.blocks:
+                run.builder.tail.append(number)
 
 
 @dataclass(frozen=True)
@@ -246,9 +255,7 @@ def forward_block(units: Sequence[Unit], rep: Replication, s: Shapes, *, is_firs
         if rep.zero == 3:
             run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
-    run.flush()
-    if hop.send is not None:
-        builder.communicate(hop.send)
+    hop.hand_on(run)
     return builder.build()
 
 
@@ -279,9 +286,7 @@ def backward_block(
             run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
         reductions.start(calls)
-    run.flush()
-    if hop.send is not None:
-        builder.communicate(hop.send)
+    hop.hand_on(run)
     reductions.finish()
     return builder.build()
 
@@ -301,9 +306,7 @@ def input_gradient_block(units: Sequence[Unit], rep: Replication, s: Shapes, tra
         if rep.zero == 3:
             run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
-    run.flush()
-    if hop.send is not None:
-        builder.communicate(hop.send)
+    hop.hand_on(run)
     return builder.build()
 
 

@@ -59,6 +59,7 @@ class Stack(Sourced):
     vocab_multiple: the vocabulary is padded to a multiple of this times tp.
     sends: what a rank hands to the next pipeline stage without sequence parallelism: `whole` activations, or 1 / tp of
         them, gathered by the receivers over the tensor-parallel group (`scattered`, arXiv 2104.04473 section 4.1).
+    blocking_sends: pipeline schedules in which a rank waits for its send before its next pass.
     shard_copies: whether ZeRO-3 copies parameters out of what it gathers, and gradients into what it reduces.
     """
 
@@ -70,6 +71,7 @@ class Stack(Sourced):
     training: dict[str, Any] = Field(default_factory=dict)
     vocab_multiple: Count
     sends: Literal["whole", "scattered"]
+    blocking_sends: Annotated[tuple[str, ...], Field(strict=False)]
     shard_copies: bool
 
     def facts(self) -> Collection[str]:

@@ -22,12 +22,15 @@ class Overlap(Spec):
     grad_reduce: gradients are reduced bucket by bucket during the last backward pass, else after it.
     param_gather: ZeRO-1 and ZeRO-2 gather updated parameters beside the next step's first forward pass, else after the
         optimizer. (The simulated step is one of a steady run: it starts with the gathers that the step before left.)
+    pipeline: a rank goes on to its next pass beside what it sends, else when that has been received; by default as the
+        stack's schedule has it (`Stack.blocking_sends`).
     tensor: in the backward pass, tensor-parallel communication of the input gradient runs beside the weight gradient.
     compute_slowdown: kernels take longer while communication runs on their GPU (`gpu.slowdown`).
     """
 
     grad_reduce: bool = True
     param_gather: bool = True
+    pipeline: bool | None = None
     tensor: bool = True
     compute_slowdown: bool = True
 
