@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sim.cost.host import HostCosts
 from sim.engine.play import play
 from sim.engine.timeline import Timeline
+from sim.program.balance import resolved
 from sim.program.check import problems
 from sim.program.lower import Fidelity, lower
 from sim.program.program import Program
@@ -47,21 +48,23 @@ def load(name: str | Path, overrides: Overrides = (), *, variant: str | None = N
 
     Raises SimError with every mistake at its place, and for a file that describes several scenarios.
     """
-    return files.load(name, overrides, variant=variant, checks=[problems])
+    return resolved(files.load(name, overrides, variant=variant, checks=[problems]))
 
 
 def load_all(name: str | Path, overrides: Overrides = ()) -> list[Scenario]:
     """One scenario for each entry of the file's `variants:`, or the one of a plain file. See `load`."""
-    return files.load_all(name, overrides, checks=[problems])
+    return [resolved(scenario) for scenario in files.load_all(name, overrides, checks=[problems])]
 
 
 def load_points(name: str | Path, overrides: Overrides = ()) -> list[Point]:
     """The points of the file's `sweep:`, each with its scenario or the reason why there is none. See `load`."""
-    return files.load_points(name, overrides, checks=[problems])
+    points = files.load_points(name, overrides, checks=[problems])
+    return [point if point.scenario is None else replace(point, scenario=resolved(point.scenario)) for point in points]
 
 
 def run(scenario: Scenario, fidelity: Fidelity = "fused") -> Simulation:
     """Play one step and keep its timeline, for reports and traces."""
+    scenario = resolved(scenario)
     fabric = built_fabric(scenario)
     program = lower(scenario, fabric, fidelity)
     timeline = played(program, scenario)

@@ -72,6 +72,7 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
         "training.recompute": draw(st.sampled_from(["none", "selective", "full"])),
         "training.overlap.grad_reduce": draw(st.booleans()),
         "training.overlap.tensor": draw(st.booleans()),
+        "training.overlap.pipeline": draw(st.sampled_from([None, True, False])),
     }
     if tp > 1 and draw(st.booleans()):
         made |= {"layout.sequence_parallel": True, "training.overlap.tensor_chunks": draw(st.sampled_from([1, 4]))}
@@ -86,6 +87,8 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
         made["training.overlap.param_gather"] = draw(st.booleans())
     if zero > 0:
         made |= draw(sharding(zero, dp * cp))
+    if zero < 3:
+        made["model.mtp_layers"] = draw(st.sampled_from([0, 0, 1, 2]))
     made |= draw(conditions(what, topology, gpus))
     assume("ring" not in str(made["layout.cp_method"]) or made["stack.use"] != "megatron-2021" or cp == 1)
     return made
@@ -205,6 +208,20 @@ def test_folded_and_fused_give_what_full_gives(small: Callable[..., Scenario], w
         assert had["several classes of a stage"] > 0 or had["drawn"] < ENOUGH
     if what == "data sheet":
         assert had["fused"] > had["drawn"] / 20
+
+
+@pytest.mark.parametrize("schedule", [*ONE_CHUNK, *TWO_CHUNKS])
+@pytest.mark.parametrize("overlaps", [True, False])
+def test_ends_without_layers_are_played_alike(small: Callable[..., Scenario], schedule: str, *, overlaps: bool) -> None:
+    """The first stage looks up embeddings, whose weight gradients a split backward pass has no kernel for."""
+    scenario: Scenario = small(
+        {"layout.pp": 4 if schedule in ONE_CHUNK else 2, "layout.vpp": 1 if schedule in ONE_CHUNK else 2}
+        | {"layout.schedule": schedule, "layout.stage_layers": [0, 2, 2, 0], "layout.zero": 1}
+        | {"training.overlap.grad_reduce": overlaps, "model.mtp_layers": 1}
+    )
+    full = simulate(scenario, "full")
+    assert_same(full, simulate(scenario, "folded"))
+    assert_same(full, simulate(scenario, "fused"))
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,11 @@ class _Finder:
         edges, program = self.edges, self.edges.program
         before = edges.within(slots)
         stream = program.stream[slots.start : slots.stop]
-        last = int(np.flatnonzero(~IS_BACKGROUND[stream])[-1])
         in_run = np.zeros(len(slots), dtype=bool)
+        awaited = np.flatnonzero(~IS_BACKGROUND[stream])
+        if not len(awaited):  # weight gradients of a stage without layers: reductions at most
+            return _Inside(in_run, None, frozenset(stream.tolist()))
+        last = int(awaited[-1])
         in_run[last] = True
         for index in range(last, -1, -1):
             if in_run[index]:

@@ -32,6 +32,9 @@ TOKEN_ID_BYTES = 8
 LAYER_INPUT = "layer input"
 """The first tensor of a layer, and all that full recomputation keeps of it."""
 
+MTP_INPUT = "mtp embedding"
+"""The same of a module of multi-token prediction."""
+
 Modules = frozenset[Module]
 
 NOTHING: Modules = frozenset()
@@ -73,8 +76,10 @@ def kept_bytes(kept: Iterable[Kept], recomputed: Modules) -> float:
 
 
 def input_bytes(kept: Iterable[Kept]) -> float:
-    """What stays of a layer that runs again as a whole."""
-    return sum(tensor.nbytes for tensor in kept if tensor.name == LAYER_INPUT)
+    """What stays of a layer, or of a module of multi-token prediction, that runs again as a whole: its first tensor."""
+    first = next(iter(kept))
+    assert first.name in (LAYER_INPUT, MTP_INPUT)
+    return first.nbytes
 
 
 def remade_bytes(kept: Iterable[Kept], recomputed: Modules) -> float:
@@ -108,6 +113,23 @@ def gradient_bytes(model: Model, s: Shapes, index: int) -> float:
 def embedding_bytes(model: Model, s: Shapes) -> float:
     """The ids, and dropout's mask; the embedding's output is the first layer's input."""
     return TOKEN_ID_BYTES * s.tokens + _mask_bytes(s.tokens_sp * model.hidden, s)
+
+
+def mtp_kept(model: Model, s: Shapes) -> Iterator[Kept]:
+    """What a module of multi-token prediction keeps before its layer: the embedding that it norms, and both normed
+    halves, the projection's input. The hidden states that it norms are the input of the norm before the head too, and
+    counted there (`head_bytes`)."""
+    values = s.tokens_sp * model.hidden
+    yield from _norm("mtp embedding norm", MTP_INPUT, values, s, output_bytes=0, made_by=NOTHING)
+    hidden = _norm("mtp hidden norm", "hidden states", values, s, output_bytes=0, made_by=NOTHING)
+    yield from (tensor for tensor in hidden if tensor.name != "hidden states")
+    yield Kept("mtp projection input", operand_bytes(s) * 2 * values)
+
+
+def mtp_gradient_bytes(model: Model, s: Shapes) -> float:
+    """Most bytes of gradients in the backward pass of a module of multi-token prediction: of its layer, or of the
+    projection's output and (tokens, 2 hidden) input."""
+    return max(gradient_bytes(model, s, model.num_layers - 1), float(BYTES * s.tokens * 3 * model.hidden))
 
 
 def head_bytes(model: Model, s: Shapes) -> float:

@@ -9,7 +9,7 @@ from sim.errors import SimError
 from sim.program.lower import num_microbatches
 from sim.program.routing import place_shares
 from sim.program.schedule_file import SUFFIX, schedule_of
-from sim.program.table import SCHEDULES, Kind, in_flight
+from sim.program.table import SCHEDULES, in_flight
 from sim.registry import unknown
 from sim.spec.layout import layers_of_stages
 from sim.spec.moe import expert_shares, is_drawn, is_even
@@ -19,7 +19,14 @@ from sim.spec.sourced import num_estimated, numbers
 
 def problems(scenario: Scenario) -> list[tuple[str, str]]:
     """Every reason why it cannot: (path in the scenario file, message with the numbers)."""
-    found = [*_schedule(scenario), *_stages(scenario), *_experts(scenario), *_stack(scenario), *_algorithms(scenario)]
+    found = [
+        *_schedule(scenario),
+        *_stages(scenario),
+        *_mtp(scenario),
+        *_experts(scenario),
+        *_stack(scenario),
+        *_algorithms(scenario),
+    ]
     return found or list(_reshard(scenario))
 
 
@@ -39,11 +46,6 @@ def _schedule(scenario: Scenario) -> Iterator[tuple[str, str]]:
     refusal = schedule.refusal(*numbers)
     if refusal is not None:
         yield "layout.schedule", refusal
-        return
-    is_split = any(action.stage == 0 and action.kind is Kind.W for action in schedule.table(*numbers)[0])
-    if is_split and not layers_of_stages(layout, scenario.model.num_layers)[0]:
-        message = f"stage 0 has no layers, but {layout.schedule} splits off their weight gradients (allowed 1 or more)"
-        yield "layout.stage_layers", message
 
 
 def _reshard(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -59,10 +61,20 @@ def _reshard(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 def _stages(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """Between the first stage (embedding) and the last (head), a stage without layers would do nothing."""
+    if scenario.layout.stage_layers == "balanced":
+        return
     stages = layers_of_stages(scenario.layout, scenario.model.num_layers)
     empty = [stage for stage, layers in enumerate(stages) if not layers and 0 < stage < len(stages) - 1]
     if empty:
         yield "layout.stage_layers", f"stages {empty} hold no layers; only the first and the last may be empty"
+
+
+def _mtp(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    model, layout = scenario.model, scenario.layout
+    if model.mtp_layers and layout.zero == 3:
+        yield "layout.zero", "zero = 3 would gather what mtp_layers share once more for each use (allowed 0, 1 or 2)"
+    if model.mtp_layers and model.hidden % layout.tp:
+        yield "layout.tp", f"tp = {layout.tp} does not divide hidden = {model.hidden}, which mtp_layers project to"
 
 
 def _experts(scenario: Scenario) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,8 @@ from sim.program.activations import (
     input_bytes,
     kept_bytes,
     layer_kept,
+    mtp_gradient_bytes,
+    mtp_kept,
     operand_bytes,
     remade_bytes,
 )
@@ -214,10 +216,12 @@ def stages_held(
         units = units_by_stage[stage]
         num_again = _num_recomputed(scenario.training, len(layers))
         of_layers = iter([like[model.is_moe_layer(index), place < num_again] for place, index in enumerate(layers)])
-        own = [
-            next(of_layers) if unit.is_layer else _end_held(scenario, s, is_head=stage > 0 or place > 0)
-            for place, unit in enumerate(units)
-        ]
+        own = []
+        for place, unit in enumerate(units):
+            if unit.is_layer:
+                own.append(_mtp_held(scenario, s) if unit.is_mtp else next(of_layers))
+            else:
+                own.append(_end_held(scenario, s, is_head=not unit.is_mtp and (stage > 0 or place > 0)))
         own = [replace(held, for_weights=for_weights(unit, s)) for held, unit in zip(own, units, strict=True)]
         pairs = zip(own, _gathered(scenario, units, rep, s), strict=True)
         found.append(StageHeld(tuple(held.beside(*gathered) for held, gathered in pairs)))
@@ -265,13 +269,27 @@ def _layer_held(scenario: Scenario, s: Shapes, index: int, *, again: bool) -> Un
     return UnitHeld(Held(kept), backward=Held(remade + gradient_bytes(scenario.model, s, index)))
 
 
+def _mtp_held(scenario: Scenario, s: Shapes) -> UnitHeld:
+    """Of a module of multi-token prediction, without its look-up and its head."""
+    model, training = scenario.model, scenario.training
+    tensors = (*mtp_kept(model, s), *layer_kept(model, s, model.num_layers - 1))
+    modules = recomputed_modules(training)
+    if training.recompute == "full" and training.recompute_layers is None:
+        kept = input_bytes(tensors)
+        remade = kept_bytes(tensors, frozenset()) - kept
+    else:
+        kept, remade = kept_bytes(tensors, modules), remade_bytes(tensors, modules)
+    return UnitHeld(Held(kept), backward=Held(remade + mtp_gradient_bytes(model, s)))
+
+
 def _end_held(scenario: Scenario, s: Shapes, *, is_head: bool) -> UnitHeld:
-    """Of the embedding, or of the head with the loss."""
+    """Of the embedding, or of the head with the loss, and those of multi-token prediction, one after the other."""
     if not is_head:
         return UnitHeld(Held(embedding_bytes(scenario.model, s)))
     logits, each = s.tokens * s.vocab, LOGIT_BYTES[s.kernels.cross_entropy]
+    num_heads = 1 + scenario.model.mtp_layers
     return UnitHeld(
-        Held(head_bytes(scenario.model, s), each.kept * logits),
+        Held(num_heads * head_bytes(scenario.model, s), num_heads * each.kept * logits),
         Held(logits_bytes=each.forward * logits),
         Held(logits_bytes=each.backward * logits),
     )

@@ -251,6 +251,40 @@ def embedding(model: Model, s: Shapes) -> tuple[Piece, ...]:
     return (lookup, *scatter_tokens(s, model.hidden), *masked)
 
 
+def mtp_layer(model: Model, s: Shapes) -> tuple[Piece, ...]:
+    """A module of multi-token prediction between the embedding and the head that it shares: hidden states and embedding
+    are normed and joined, projected from 2 h to h, and pass a layer like the model's last.
+
+    Source: arXiv 2412.19437 section 2.2, equations 21 and 22. Over tp as in Megatron-Core (multi_token_prediction.py):
+    the projection is column-parallel, its output is gathered, and sequence parallelism keeps a slice of the tokens.
+    """
+    width = s.tokens_sp * model.hidden
+    moved_bytes = 2 * BYTES * 2 * width
+    return (
+        norm("mtp embedding norm", s.tokens_sp, model.hidden, s),
+        norm("mtp hidden norm", s.tokens_sp, model.hidden, s),
+        Pointwise("mtp concatenation", moved_bytes, moved_bytes),
+        *column_parallel(s, "mtp projection", model.hidden // s.tp, 2 * model.hidden),
+        *_gathered_output(s, model.hidden),
+        *layer(model, s, model.num_layers - 1),
+    )
+
+
+def _gathered_output(s: Shapes, width: int) -> Iterator[Piece]:
+    """The output of a column-parallel product, whole on every rank; of its tokens each keeps a slice under sequence
+    parallelism, and the gradients of all slices are gathered."""
+    if s.tp > 1:
+        nbytes = float(BYTES * s.tokens * width)
+        yield Exchange("tp", nbytes, "all_gather", "reduce_scatter")
+        if s.is_sequence_parallel:
+            yield Exchange("tp", nbytes, None, "all_gather")
+
+
+def heads(model: Model, s: Shapes) -> tuple[Piece, ...]:
+    """The head with its loss, once more for each module of multi-token prediction."""
+    return (1 + model.mtp_layers) * head(model, s)
+
+
 def head(model: Model, s: Shapes) -> tuple[Piece, ...]:
     """Final norm, logits, cross-entropy. Over a split vocabulary the loss reduces maximum, sum and target logit."""
     logits = s.tokens * s.vocab

@@ -154,6 +154,8 @@ class _Blocks:
         self._gather = Collective("tp", "all_gather", "tp", nbytes) if scattered else None
         nbytes /= layout.tp if scattered else 1
         self._sends = {stream: Send(stream, nbytes) for stream in (PP_FORWARD, PP_BACKWARD)}
+        overlaps = scenario.training.overlap.pipeline
+        self._blocks_sends = layout.schedule in scenario.stack.blocking_sends if overlaps is None else not overlaps
         self._units: dict[Unit, Unit] = {}
         self._built: dict[tuple[object, ...], Block] = {}
 
@@ -189,6 +191,7 @@ class _Blocks:
         return Hop(
             send=None if stream is None else self._sends[stream],
             gather=None if comes is None else self._gather,
+            blocks=self._blocks_sends and stream is not None,
         )
 
     def _block(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, s: Shapes, *, is_edge: bool) -> Block:

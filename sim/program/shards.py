@@ -8,7 +8,7 @@ from sim.program.schedule_file import schedule_of
 from sim.program.shapes import padded_vocab
 from sim.program.table import rank_of
 from sim.spec.layout import Layout, num_stages
-from sim.spec.parameters import layer_parameters, norm_parameters
+from sim.spec.parameters import layer_parameters, mtp_dense_parameters, norm_parameters
 from sim.spec.scenario import Scenario
 
 
@@ -59,6 +59,24 @@ def head_shard(scenario: Scenario) -> Shard:
     norm = Shard(norm_parameters(model, model.hidden))
     is_own = not model.tied_embeddings or not ends_meet(scenario.layout)
     return norm + (vocabulary_shard(scenario) if is_own else Shard(0))
+
+
+def mtp_embedding_shard(scenario: Scenario) -> Shard:
+    """What multi-token prediction reads of the embedding: a copy where the pipeline parts it from the first stage, of
+    which a tied head is the matrix."""
+    if ends_meet(scenario.layout):
+        return Shard(0)
+    copied = embedding_shard(scenario).total
+    return Shard(copied - vocabulary_shard(scenario).total if scenario.model.tied_embeddings else copied)
+
+
+def mtp_shard(scenario: Scenario) -> Shard:
+    """A module of multi-token prediction without what it shares: its layer, its norms, and the projection, which is
+    split over tp."""
+    model = scenario.model
+    projection = 2 * model.hidden**2
+    norms = mtp_dense_parameters(model) - projection
+    return layer_shard(scenario, model.num_layers - 1) + Shard(norms + projection / scenario.layout.tp)
 
 
 def ends_meet(layout: Layout) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sim.cost.kernels import Stream
-from sim.program.layers import embedding, head, layer
+from sim.program.layers import embedding, heads, layer, mtp_layer
 from sim.program.operations import Block, BlockBuilder, Collective, Send
 from sim.program.optimizer import optimizer_kernels, scales_gradients
 from sim.program.passes import (
@@ -29,8 +29,17 @@ from sim.program.pieces import Linear, Piece, flat
 from sim.program.pointwise import weight_cast
 from sim.program.reductions import Reductions, buckets, gather
 from sim.program.replication import Replication
-from sim.program.shapes import Shapes
-from sim.program.shards import Shard, embedding_shard, ends_meet, head_shard, layer_shard, vocabulary_shard
+from sim.program.shapes import Shapes, shapes
+from sim.program.shards import (
+    Shard,
+    embedding_shard,
+    ends_meet,
+    head_shard,
+    layer_shard,
+    mtp_embedding_shard,
+    mtp_shard,
+    vocabulary_shard,
+)
 from sim.spec.layout import layers_of_stages, num_ranks, num_stages
 from sim.spec.scenario import Scenario
 from sim.spec.training import Training, recomputed_modules
@@ -46,11 +55,15 @@ DEFAULT_PREFETCH_LAYERS = 1
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of a stage whose parameters are gathered and reduced together: the embedding, a layer, or the head."""
+    """A part of a stage whose parameters are gathered and reduced together: the embedding, a layer, or the head.
+
+    is_mtp: whether it is of multi-token prediction: its layer, or the look-up before that.
+    """
 
     pieces: tuple[Piece, ...]
     shard: Shard
     is_layer: bool
+    is_mtp: bool = False
 
     @property
     def cast_parameters(self) -> int:
@@ -64,34 +77,75 @@ class Hop:
     """What a block takes from and hands to its neighbours in the pipeline.
 
     send: none at the pipeline's ends.  gather: what the tensor-parallel group does with what arrived, where each of its
-    ranks got a part.
+    ranks got a part.  blocks: whether the next pass of the rank waits until what is sent has come.
     """
 
     send: Send | None = None
     gather: Collective | None = None
+    blocks: bool = False
 
     def receive(self, run: PassBuilder) -> None:
         """Put together what arrived."""
         if self.gather is not None:
             run.wait(run.builder.communicate(self.gather))
 
+    def hand_on(self, run: PassBuilder) -> None:
+        """Send what was computed."""
+        run.flush()
+        if self.send is not None:
+            number = run.builder.communicate(self.send)
+            if self.blocks:
+                run.builder.tail.append(number)
+
 
 def units_of_stage(scenario: Scenario, stage: int, s: Shapes) -> tuple[Unit, ...]:
     """What virtual stage `stage` holds, in forward order; layers of a kind, dense or MoE, are one object."""
-    model, layout = scenario.model, scenario.layout
-    last_stage = num_stages(layout) - 1
     units = []
     if stage == 0:
-        units.append(Unit(embedding(model, s), embedding_shard(scenario), is_layer=False))
-    of_kind: dict[bool, Unit] = {}
-    for index in layers_of_stages(layout, model.num_layers)[stage]:
+        units += _first_units(scenario, s)
+    units += _layer_units(scenario, layers_of_stages(scenario.layout, scenario.model.num_layers)[stage], s)
+    if stage == num_stages(scenario.layout) - 1:
+        units += _last_units(scenario, s)
+    return tuple(units)
+
+
+def units_of_layers(scenario: Scenario) -> tuple[list[Unit], list[Unit], list[Unit]]:
+    """What the first stage holds besides its layers, every layer, and what the last stage holds besides."""
+    s = shapes(scenario)
+    return (
+        _first_units(scenario, s),
+        _layer_units(scenario, range(scenario.model.num_layers), s),
+        _last_units(scenario, s),
+    )
+
+
+def _first_units(scenario: Scenario, s: Shapes) -> list[Unit]:
+    return [Unit(embedding(scenario.model, s), embedding_shard(scenario), is_layer=False)]
+
+
+def _layer_units(scenario: Scenario, layers: range, s: Shapes) -> list[Unit]:
+    model, of_kind = scenario.model, dict[bool, Unit]()
+    units = []
+    for index in layers:
         is_moe = model.is_moe_layer(index)
         if is_moe not in of_kind:
             of_kind[is_moe] = Unit(layer(model, s, index), layer_shard(scenario, index), is_layer=True)
         units.append(of_kind[is_moe])
-    if stage == last_stage:
-        units.append(Unit(head(model, s), head_shard(scenario), is_layer=False))
-    return tuple(units)
+    return units
+
+
+def _last_units(scenario: Scenario, s: Shapes) -> list[Unit]:
+    return [*_mtp_units(scenario, s), Unit(heads(scenario.model, s), head_shard(scenario), is_layer=False)]
+
+
+def _mtp_units(scenario: Scenario, s: Shapes) -> list[Unit]:
+    """Look-up and layer of each module of multi-token prediction; they share one embedding."""
+    model = scenario.model
+    if not model.mtp_layers:
+        return []
+    lookup, module = embedding(model, s), Unit(mtp_layer(model, s), mtp_shard(scenario), is_layer=True, is_mtp=True)
+    shards = [mtp_embedding_shard(scenario), *[Shard(0)] * (model.mtp_layers - 1)]
+    return [unit for shard in shards for unit in (Unit(lookup, shard, is_layer=False, is_mtp=True), module)]
 
 
 def forward_block(units: Sequence[Unit], rep: Replication, s: Shapes, *, is_first: bool, hop: Hop) -> Block:
@@ -121,9 +175,7 @@ def forward_block(units: Sequence[Unit], rep: Replication, s: Shapes, *, is_firs
         if rep.zero == 3:
             run.flush()
             builder.uses.append((tuple(gathers.get(index, ())), builder.last()))
-    run.flush()
-    if hop.send is not None:
-        builder.communicate(hop.send)
+    hop.hand_on(run)
     return builder.build()
 
 
@@ -153,9 +205,7 @@ def backward_block(
             run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
         reductions.start(bucket)
-    run.flush()
-    if hop.send is not None:
-        builder.communicate(hop.send)
+    hop.hand_on(run)
     reductions.finish()
     return builder.build()
 
@@ -175,9 +225,7 @@ def input_gradient_block(units: Sequence[Unit], rep: Replication, s: Shapes, tra
         if rep.zero == 3:
             run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
-    run.flush()
-    if hop.send is not None:
-        builder.communicate(hop.send)
+    hop.hand_on(run)
     return builder.build()
 
 
@@ -216,16 +264,17 @@ def _start_backward(
 
 def recomputed_units(order: Sequence[Unit], training: Training) -> frozenset[int]:
     """Which units, in the order of the backward pass, run their whole forward pass again: all layers, or the first
-    `recompute_layers` of the stage (Megatron-LM's block method)."""
+    `recompute_layers` of the stage (Megatron-LM's block method, which multi-token prediction does not know)."""
     if training.recompute != "full":
         return frozenset()
-    layers = [index for index, unit in enumerate(order) if unit.is_layer][::-1]
+    counts_mtp = training.recompute_layers is None
+    layers = [index for index, unit in enumerate(order) if unit.is_layer and (counts_mtp or not unit.is_mtp)][::-1]
     return frozenset(layers[: training.recompute_layers])
 
 
 def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[int, tuple[Unit, ...]]) -> Block:
-    """What a rank does after its last backward pass: tied embeddings are summed, the gradient norm is taken, the
-    optimizer updates its shard, and parameters are gathered where that does not overlap.
+    """What a rank does after its last backward pass: gradients of the embedding's copies are summed, the
+    gradient norm is taken, the optimizer updates its shard, and parameters are gathered where that does not overlap.
 
     Without clipping there is no norm, but in fp16 all ranks have to agree that no gradient overflowed, which takes as
     much (apex and Megatron-LM's loss scaler). With post-validation a stage waits for its own ranks' part of the norm.
@@ -237,8 +286,9 @@ def end_block(scenario: Scenario, pp_rank: int, rep: Replication, stages: dict[i
     for units in stages.values():
         for unit in units:
             shard += unit.shard
-    if model.tied_embeddings and not ends_meet(layout) and pp_rank in (0, layout.pp - 1):
-        tied = vocabulary_shard(scenario)
+    is_shared = model.tied_embeddings or model.mtp_layers > 0
+    if is_shared and not ends_meet(layout) and pp_rank in (0, layout.pp - 1):
+        tied = embedding_shard(scenario) if model.mtp_layers else vocabulary_shard(scenario)
         builder.wait(
             builder.communicate(Collective("embedding", "all_reduce", "embedding", tied.total * rep.grad_bytes))
         )

@@ -50,13 +50,13 @@ def memory_timeline(timeline: Timeline, scenario: Scenario) -> tuple[MemoryCours
 
 def _bounds(timeline: Timeline, index: int) -> tuple[Floats, Floats]:
     """Start and end of each block of a simulated rank on its compute stream, s; of the block that ends the step, of its
-    last operation, the optimizer."""
+    last operation, the optimizer. A block without kernels takes no time at the end of the one before."""
     slots = compute_slots(timeline, index)
-    block = timeline.program.block[slots]
-    last = np.append(np.flatnonzero(np.diff(block)), len(slots) - 1)
-    first = np.append(0, last[:-1] + 1)
-    first[-1] = last[-1]
-    return timeline.start_s[slots[first]], timeline.end_s[slots[last]]
+    numbers = np.arange(len(timeline.program.ranks[index].actions))
+    first, after = (np.searchsorted(timeline.program.block[slots], numbers, side) for side in ("left", "right"))
+    first[-1] = after[-1] - 1
+    ended_s = np.append(0.0, timeline.end_s[slots])
+    return np.where(after > first, timeline.start_s[slots[first]], ended_s[first]), ended_s[after]
 
 
 def _course(rank: RankMemory, start_s: Floats, end_s: Floats) -> MemoryCourse:

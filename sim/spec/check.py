@@ -23,6 +23,7 @@ from sim.spec.layout import (
     layers_of_stages,
     num_stages,
     part_size,
+    refuse_balanced,
     replicas,
 )
 from sim.spec.model import Experts, Model
@@ -281,8 +282,9 @@ def _stages(scenario: Scenario) -> Mistakes:
     if stages > MAX_STAGES:
         yield "layout", f"pp * vpp = {layout.pp} * {layout.vpp} = {stages} stages, allowed up to {MAX_STAGES}"
         return
+    divide = refuse_balanced if layout.stage_layers == "balanced" else layers_of_stages
     try:
-        layers_of_stages(layout, num_layers)
+        divide(layout, num_layers)
     except ValueError as error:
         yield "layout" if layout.stage_layers is None else "layout.stage_layers", str(error)
 

@@ -17,7 +17,8 @@ def forward_flop_by_term(model: Model, seq_len: int) -> dict[str, float]:
 
     qkv: projections of queries, keys and values (with MLA down and up).  attention_scores: q x k and scores x v over
     the full seq_len x seq_len square.  attention_out: output projection.  mlp: dense MLPs.  router, experts, shared:
-    of MoE layers, where a token meets top_k experts.  head: logits.
+    of MoE layers, where a token meets top_k experts.  head: logits.  mtp_projection: of multi-token prediction, whose
+    layers and logits are in the other terms, for all tokens of the sequence (the last ones have no target).
 
     Source: PaLM, arXiv 2204.02311, appendix B: with N the weights of all products (the head in, the embedding look-up
     out), forward is 2 N + 4 L H Q T per token, where L layers have H heads of dim Q over T tokens. With MLA 4 Q becomes
@@ -28,13 +29,16 @@ def forward_flop_by_term(model: Model, seq_len: int) -> dict[str, float]:
     >>> forward_flop_by_term(gpt, 3)["qkv"], forward_flop_by_term(gpt, 3)["attention_scores"]
     (72.0, 72.0)
     """
-    moe_layers = sum(model.is_moe_layer(layer) for layer in range(model.num_layers))
-    layers = {term: model.num_layers * weights for term, weights in _attention_weights(model).items()}
-    weights_by_term = layers | {"mlp": (model.num_layers - moe_layers) * _mlp_weights(model, model.ffn_hidden)}
+    kinds = [model.is_moe_layer(layer) for layer in range(model.num_layers)]
+    kinds += kinds[-1:] * model.mtp_layers
+    num_layers, moe_layers = len(kinds), sum(kinds)
+    layers = {term: num_layers * weights for term, weights in _attention_weights(model).items()}
+    weights_by_term = layers | {"mlp": (num_layers - moe_layers) * _mlp_weights(model, model.ffn_hidden)}
     weights_by_term |= {term: moe_layers * weights for term, weights in _moe_weights(model).items()}
-    weights_by_term["head"] = model.vocab * model.hidden
+    weights_by_term["head"] = (1 + model.mtp_layers) * model.vocab * model.hidden
+    weights_by_term["mtp_projection"] = model.mtp_layers * 2 * model.hidden**2
     flop_by_term = {term: 2.0 * seq_len * weights for term, weights in weights_by_term.items()}
-    flop_by_term[ATTENTION_SCORES] = 2.0 * seq_len**2 * model.num_layers * model.num_heads * _score_dims(model)
+    flop_by_term[ATTENTION_SCORES] = 2.0 * seq_len**2 * num_layers * model.num_heads * _score_dims(model)
     return flop_by_term
 
 

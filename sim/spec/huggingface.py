@@ -2,7 +2,7 @@
 
 Keys, defaults and biases are those of transformers 4.57 (src/transformers/models/<model_type>/): a missing key has its
 class's default, as it has there. Keys that change no shape (dropout, initialisation, rotary scaling, token ids) are not
-read. Multi-token prediction layers (`num_nextn_predict_layers`) are left out, as transformers leaves them out.
+read. Multi-token prediction (`num_nextn_predict_layers`, which transformers leaves out) is read of DeepSeek-V3.
 GPT-NeoX's parallel residual has the parameters and FLOPs of a serial one and is taken as that.
 """
 
@@ -157,7 +157,9 @@ def _deepseek(config: Deepseek) -> Fields:
         }
     )
     bias = isinstance(config, DeepseekV2) and config.mlp_bias
-    return _decoder(latent) | {"latent_attention": mla, "experts": experts, "mlp_bias": bias}
+    mtp_layers = config.num_nextn_predict_layers if isinstance(config, DeepseekV3) else 0
+    parts = {"latent_attention": mla, "experts": experts, "mlp_bias": bias, "mtp_layers": mtp_layers}
+    return _decoder(latent) | parts
 
 
 def _gpt(layers: int, hidden: int, heads: int, *, vocab: int, is_tied: bool) -> Fields:

@@ -172,6 +172,7 @@ class DeepseekV3(Deepseek):
     first_k_dense_replace: CountOrZero = 3
     n_group: Count | None = 8
     topk_group: Count | None = 4
+    num_nextn_predict_layers: CountOrZero = 0
 
 
 class GptNeox(Config):

@@ -25,6 +25,15 @@ class StageLayers(Spec):
     last: Annotated[int, Field(ge=0, strict=True)]
 
 
+class CountedEnds(Spec):
+    """What counts as a layer when layers are divided evenly: the embedding on the first virtual stage, the head with
+    the loss on the last (Megatron-Core's account_for_embedding_in_pipeline_split and
+    account_for_loss_in_pipeline_split)."""
+
+    account_for_embedding: bool = False
+    account_for_loss: bool = False
+
+
 def _whole(value: Any) -> Any:
     """Refuse what only equals a stage: in Python true is 1."""
     if isinstance(value, (bool, float)):
@@ -42,17 +51,25 @@ def _reshard(value: Any) -> Any:
 def _kind_of_stage_layers(value: Any) -> str | None:
     if isinstance(value, (tuple, list)):
         return "list"
+    if value == "balanced":
+        return "balanced"
+    if isinstance(value, CountedEnds) or (isinstance(value, dict) and CountedEnds.model_fields.keys() & value.keys()):
+        return "counted"
     return "ends" if isinstance(value, (dict, StageLayers)) else None
 
 
 LayersOfEach = tuple[Annotated[int, Field(ge=0, strict=True)], ...]
 # The discriminator makes a mistake in one form speak of that form alone.
 StageLayersField = Annotated[
-    Annotated[LayersOfEach, Field(strict=False), Tag("list")] | Annotated[StageLayers, Tag("ends")],
+    Annotated[LayersOfEach, Field(strict=False), Tag("list")]
+    | Annotated[StageLayers, Tag("ends")]
+    | Annotated[CountedEnds, Tag("counted")]
+    | Annotated[Literal["balanced"], Tag("balanced")],
     Discriminator(
         _kind_of_stage_layers,
         custom_error_type="stage_layers",
-        custom_error_message="allowed a list with the layers of each virtual stage, or first and last",
+        custom_error_message="allowed a list with the layers of each virtual stage, first and last, "
+        "account_for_embedding and account_for_loss, or balanced",
     ),
 ]
 
@@ -248,7 +265,8 @@ def num_stages(layout: Layout) -> int:
 def layers_of_stages(layout: Layout, num_layers: int) -> tuple[range, ...]:
     """Layers of each virtual stage, in order.
 
-    Raises ValueError, with the equation, where the layers cannot be divided as the layout says.
+    Raises ValueError, with the equation, where the layers cannot be divided as the layout says. What `balanced` layers
+    are depends on more than the layout: `sim.program.balance.resolved` lists them.
 
     >>> layers_of_stages(Layout(pp=4, schedule="1f1b", stage_layers=StageLayers(first=1, last=1)), 6)
     (range(0, 1), range(1, 3), range(3, 5), range(5, 6))
@@ -264,6 +282,10 @@ def layers_of_stages(layout: Layout, num_layers: int) -> tuple[range, ...]:
                 raise ValueError(f"first {first} and last {last} of {num_layers} layers need two stages or more")
             inner = _even(rest, stages - 2, f"{num_layers} - {first} - {last} = {rest} layers over the {stages} - 2")
             counts = [first, *inner, last]
+        case CountedEnds(account_for_embedding=embedding, account_for_loss=loss):
+            counts = _counted(num_layers, stages, int(embedding), int(loss))
+        case "balanced":
+            raise AssertionError("balanced layers are not listed")
         case _:
             counts = list(given)
             if len(counts) != stages or sum(counts) != num_layers:
@@ -273,6 +295,26 @@ def layers_of_stages(layout: Layout, num_layers: int) -> tuple[range, ...]:
                 )
     ends = list(itertools.accumulate(counts, initial=0))
     return tuple(range(start, end) for start, end in itertools.pairwise(ends))
+
+
+def refuse_balanced(layout: Layout, num_layers: int) -> None:
+    """Raise ValueError, with the equation, where layers cannot be balanced: only the ends may be without any."""
+    stages = num_stages(layout)
+    if num_layers < stages - 2:
+        raise ValueError(
+            f"{num_layers} layers do not reach for the stages between both ends: pp * vpp - 2 = {layout.pp} * "
+            f"{layout.vpp} - 2 = {stages - 2}"
+        )
+
+
+def _counted(num_layers: int, stages: int, embedding: int, loss: int) -> list[int]:
+    total = num_layers + embedding + loss
+    counts = _even(total, stages, f"{num_layers} layers + {embedding} + {loss} = {total} over {stages}")
+    counts[0] -= embedding
+    counts[-1] -= loss
+    if counts[0] < 0:
+        raise ValueError(f"{total} over {stages} stages leaves no place for both ends on one stage")
+    return counts
 
 
 def _even(num_layers: int, stages: int, what: str) -> list[int]:

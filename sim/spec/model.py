@@ -62,6 +62,9 @@ class Model(Spec):
 
     With `latent_attention` set (MLA), `head_dim` and `num_kv_heads` are not used by the layers. `mlp_bias` is of every
     MLP, experts too. `learned_positions` have `max_seq_len` rows; without them, positions are rotary.
+    mtp_layers: modules of multi-token prediction, one after the other behind the last layer: each joins the hidden
+    states with the embedding of the token after, runs a layer like the last one, and the shared head with a loss of its
+    own (DeepSeek-V3, arXiv 2412.19437 section 2.2).
     """
 
     name: str
@@ -83,6 +86,7 @@ class Model(Spec):
     qk_norm: bool = False
     latent_attention: LatentAttention | None = None
     experts: Experts | None = None
+    mtp_layers: Annotated[int, Field(ge=0, strict=True)] = 0
 
     @model_validator(mode="after")
     def _fields_belong_together(self) -> Model:

@@ -1,7 +1,7 @@
 """How many parameters a model has, by term, and which of them tensor and expert parallelism divide.
 
-Counts are of the unsharded model without vocabulary padding and without multi-token prediction layers. They equal the
-number of elements in the Hugging Face checkpoint; rotary embeddings have none.
+Counts are of the unsharded model without vocabulary padding. They equal the number of elements in the Hugging Face
+checkpoint (without its second copy of what multi-token prediction shares); rotary embeddings have none.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class LayerParameters:
 class Parameters:
     """Parameters of the whole model by term; layers are summed.
 
-    head: 0 where it is tied to the embedding.  active_experts: those of `experts` that one token meets.
+    head: 0 where it is tied to the embedding.  mtp: modules of multi-token prediction, without the embedding and the
+    head that they share.  active_experts, active_mtp: those of `experts` and `mtp` that one token meets.
     Tensor parallelism divides `embedding` and `head` over the vocabulary; learned positions and norms are replicated.
     """
 
@@ -98,7 +99,9 @@ class Parameters:
     norms: int
     final_norm: int
     head: int
+    mtp: int
     active_experts: int
+    active_mtp: int
 
     @property
     def total(self) -> int:
@@ -108,12 +111,12 @@ class Parameters:
     @property
     def active(self) -> int:
         """What one token meets: top-k experts instead of all; both embeddings are counted."""
-        return self.total - self.experts + self.active_experts
+        return self.total - self.experts + self.active_experts - self.mtp + self.active_mtp
 
     @property
     def by_term(self) -> dict[str, int]:
         """Parameters by term, in the order of the forward pass; they add up to `total`."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "active_experts"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if not field.name.startswith("active_")}
 
 
 def parameters(model: Model) -> Parameters:
@@ -125,6 +128,7 @@ def parameters(model: Model) -> Parameters:
     """
     layers = [layer_parameters(model, layer) for layer in range(model.num_layers)]
     experts = sum(layer.experts for layer in layers)
+    mtp = layers[-1].total + mtp_dense_parameters(model)
     return Parameters(
         embedding=model.vocab * model.hidden,
         learned_positions=model.max_seq_len * model.hidden if model.learned_positions else 0,
@@ -136,8 +140,24 @@ def parameters(model: Model) -> Parameters:
         norms=sum(layer.norms for layer in layers),
         final_norm=norm_parameters(model, model.hidden),
         head=0 if model.tied_embeddings else model.vocab * model.hidden,
-        active_experts=0 if model.experts is None else experts // model.experts.num_experts * model.experts.top_k,
+        mtp=model.mtp_layers * mtp,
+        active_experts=_active(model, experts),
+        active_mtp=model.mtp_layers * (mtp - layers[-1].experts + _active(model, layers[-1].experts)),
     )
+
+
+def _active(model: Model, experts: int) -> int:
+    """Of the parameters of all experts, those of the top-k."""
+    return 0 if model.experts is None else experts // model.experts.num_experts * model.experts.top_k
+
+
+def mtp_dense_parameters(model: Model) -> int:
+    """A module of multi-token prediction without its layer: the norms of hidden states, of the embedding and before the
+    head, and the projection of both together, (2 hidden, hidden), without a bias.
+
+    Source: DeepSeek-V3, arXiv 2412.19437, section 2.2 (enorm, hnorm, eh_proj and shared_head.norm of its checkpoint).
+    """
+    return 3 * norm_parameters(model, model.hidden) + 2 * model.hidden**2
 
 
 def layer_parameters(model: Model, layer: int) -> LayerParameters:

@@ -88,6 +88,7 @@ class Stack(Sourced):
     sends: what a rank hands to the next pipeline stage without sequence parallelism: `whole` activations, or 1 / tp of
         them, gathered by the receivers over the tensor-parallel group (`scattered`, arXiv 2104.04473 section 4.1).
     bucket: of gradients, where `training.bucket` says nothing.
+    blocking_sends: pipeline schedules in which a rank waits for its send before its next pass.
     shard_copies: whether ZeRO-3 copies parameters out of what it gathers, and gradients into what it reduces.
     """
 
@@ -100,6 +101,7 @@ class Stack(Sourced):
     vocab_multiple: Count
     sends: Literal["whole", "scattered"]
     bucket: Bucket
+    blocking_sends: Annotated[tuple[str, ...], Field(strict=False)]
     shard_copies: bool
 
     def facts(self) -> Collection[str]:

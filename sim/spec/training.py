@@ -23,6 +23,8 @@ class Overlap(Spec):
     grad_reduce: gradients are reduced bucket by bucket during the last backward pass, else after it.
     param_gather: ZeRO-1 and ZeRO-2 gather updated parameters beside the next step's first forward pass, else after the
         optimizer. (The simulated step is one of a steady run: it starts with the gathers that the step before left.)
+    pipeline: a rank goes on to its next pass beside what it sends, else when that has been received; by default as the
+        stack's schedule has it (`Stack.blocking_sends`).
     tensor: in the backward pass, tensor-parallel communication of the input gradient runs beside the weight gradient.
     tensor_chunks: products and the communication of sequence parallelism before and after them are cut, so that one
         chunk is sent beside the product of another: a reduce_scatter into so many chunks (Transformer Engine's
@@ -35,6 +37,7 @@ class Overlap(Spec):
 
     grad_reduce: bool = True
     param_gather: bool = True
+    pipeline: bool | None = None
     tensor: bool = True
     tensor_chunks: Count | None = None
     shared_expert: bool = False

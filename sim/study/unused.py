@@ -110,6 +110,8 @@ def _axes(scenario: Scenario, fabric: Fabric) -> Iterator[tuple[str, str]]:
     yield from _context(scenario)
     if layout.tp == 1 and layout.etp == 1:
         yield "training.overlap.tensor", "tp = 1: no product is split"
+    if layout.pp == 1 and scenario.training.overlap.pipeline is not None:
+        yield "training.overlap.pipeline", "pp = 1: nothing is sent to another stage"
     if layout.stage_layers is not None and num_stages(layout) == 1:
         yield "layout.stage_layers", "pp * vpp = 1: one stage holds all layers"
     split = [axis for axis, size in axis_sizes(layout).items() if size > 1]

@@ -18,8 +18,8 @@ from sim.spec.scenario import Scenario
 from sim.spec.topology import Floats, Ints
 
 CASES: list[dict[str, object]] = [
-    {"layout.tp": 4, "layout.sequence_parallel": True, "layout.pp": 2},
-    {"layout.pp": 4, "layout.zero": 1, "training.overlap.grad_reduce": True},
+    {"layout.tp": 4, "layout.sequence_parallel": True, "layout.pp": 2, "training.overlap.pipeline": True},
+    {"layout.pp": 4, "layout.zero": 1, "training.overlap.grad_reduce": True, "training.overlap.pipeline": True},
     {"layout.zero": 3, "layout.tp": 2},
     {"layout.pp": 2, "layout.vpp": 2, "layout.schedule": "interleaved_1f1b", "layout.tp": 2, "layout.zero": 2},
     {"layout.tp": 2, "layout.pp": 2, "conditions.gpus": {3: 0.5}},

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from sim.errors import SimError
+from sim.program.lower import lower
 from sim.program.schedule_file import schedule_of
-from sim.program.table import SCHEDULES, PassTimes, Table
+from sim.program.table import SCHEDULES, Kind, PassTimes, Table
 from sim.simulation import load, simulate
 from sim.spec.scenario import Scenario
 
@@ -87,11 +88,19 @@ def test_a_name_that_is_no_file_and_no_schedule_lists_both() -> None:
         schedule_of("zb_h7")
 
 
-def test_split_backward_passes_of_a_first_stage_without_layers_are_refused(small: Make) -> None:
-    changes = {"layout.pp": 2, "layout.dp": 8, "layout.stage_layers": [0, 4]}
-    assert small(changes).layout.schedule == "1f1b"
-    with pytest.raises(SimError, match="stage 0 has no layers, but zb_h1 splits off their weight gradients"):
-        small(changes | {"layout.schedule": "zb_h1"})
+def test_a_first_stage_without_layers_has_no_kernels_in_its_weight_gradients(small: Make) -> None:
+    """Gradients of the embedding come with the input's; what is left of W is their reduction."""
+    changes = {"layout.pp": 2, "layout.dp": 8, "layout.stage_layers": [0, 4], "layout.schedule": "zb_h1"}
+    scenario = small(changes)
+    program = lower(scenario, scenario.topology.build(), "folded")
+    first = next(rank for rank in program.ranks if rank.pp_rank == 0)
+    slots = range(first.first, first.end)
+    found = {
+        str(first.actions[program.block[slot]]): program.payloads[program.payload[slot]].stream
+        for slot in slots
+        if getattr(first.actions[program.block[slot]], "kind", None) is Kind.W
+    }
+    assert found == {"0W3": "dp_reduce"}
 
 
 def test_a_file_has_no_closed_form_to_break(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ CASES = {
     "zero 3 of fsdp2": {"layout.zero": 3, "stack": "torchtitan"},
     "full recomputation": {"layout.pp": 2, "training.recompute": "full"},
     "eager optimizer": {"stack.kernels.optimizer": "eager", "training.seq_len": 128, "training.global_batch": 16},
+    "ends without layers": {"layout.pp": 4, "layout.schedule": "zb_h1", "layout.stage_layers": [0, 2, 2, 0]},
+    "multi-token prediction": {"layout.pp": 2, "layout.zero": 1, "model.mtp_layers": 2},
     "interleaved": {"layout.pp": 2, "layout.vpp": 2, "layout.tp": 4, "layout.schedule": "interleaved_1f1b"},
 }
 

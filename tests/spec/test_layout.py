@@ -3,7 +3,18 @@ import itertools
 import numpy as np
 import pytest
 
-from sim.spec.layout import AXES, Layout, StageLayers, coordinates, edp, groups, layers_of_stages, num_ranks, num_stages
+from sim.spec.layout import (
+    AXES,
+    CountedEnds,
+    Layout,
+    StageLayers,
+    coordinates,
+    edp,
+    groups,
+    layers_of_stages,
+    num_ranks,
+    num_stages,
+)
 
 
 def layout(**fields):
@@ -81,3 +92,29 @@ def test_layers_of_each_stage_can_be_listed():
 def test_layers_that_cannot_be_divided_are_refused_with_the_equation(fields, message):
     with pytest.raises(ValueError, match=message):
         layers_of_stages(layout(**fields), 10)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "loss", "expected"),
+    [(True, True, [7, *[8] * 14, 7]), (True, False, None), (False, False, None)],
+)
+def test_embedding_and_loss_may_count_as_a_layer_each(embedding, loss, expected):
+    """126 layers over 16 stages, as NVIDIA's MLPerf Training submissions of Llama 3.1 405B split them."""
+    counted = CountedEnds(account_for_embedding=embedding, account_for_loss=loss)
+    if expected is None:
+        with pytest.raises(ValueError, match="do not divide evenly"):
+            layers_of_stages(layout(pp=16, stage_layers=counted), 126)
+    else:
+        stages = layers_of_stages(layout(pp=16, stage_layers=counted), 126)
+        assert [len(stage) for stage in stages] == expected
+
+
+def test_with_chunks_the_first_and_the_last_virtual_stage_count_them():
+    counted = CountedEnds(account_for_embedding=True, account_for_loss=True)
+    stages = layers_of_stages(layout(pp=2, vpp=2, stage_layers=counted), 10)
+    assert [len(stage) for stage in stages] == [2, 3, 3, 2]
+
+
+def test_both_ends_on_one_stage_need_a_layer_more():
+    counted = CountedEnds(account_for_embedding=True, account_for_loss=True)
+    assert [len(stage) for stage in layers_of_stages(layout(stage_layers=counted), 4)] == [4]

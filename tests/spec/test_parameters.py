@@ -106,6 +106,20 @@ def test_deepseek_v3_is_671_03_billion_without_multi_token_prediction():
     assert parameters(catalogue("deepseek-v3")).total == pytest.approx(671.03e9, rel=1e-5)
 
 
+def test_deepseek_v3s_module_of_multi_token_prediction_has_11_5_billion_parameters_of_its_own():
+    """README_WEIGHTS.md of https://huggingface.co/deepseek-ai/DeepSeek-V3: 11.5B without the shared embedding and head
+    of 0.9B each, which the checkpoint repeats (14B in all). 1.5B meet a token, of which 0.9B are the head, is without
+    the projection's 0.1B."""
+    found = parameters(catalogue("deepseek-v3").model_copy(update={"mtp_layers": 1}))
+    layer = 11_507_286_016 + 256
+    assert found.mtp == layer + 2 * 7168 * 7168 + 3 * 7168
+    assert found.mtp == pytest.approx(11.5e9, rel=0.01)
+    assert found.mtp + found.embedding + found.head == pytest.approx(14e9, rel=0.05)
+    assert found.active_mtp + found.head - 2 * 7168**2 == pytest.approx(1.5e9, rel=0.01)
+    alone = parameters(catalogue("deepseek-v3"))
+    assert (found.total, found.active) == (alone.total + found.mtp, alone.active + found.active_mtp)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama3.1-8b", "qwen3-30b-a3b", "deepseek-v3"])
 def test_terms_add_up_to_the_layers_and_the_total(name):
     model = catalogue(name)
