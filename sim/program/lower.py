@@ -12,6 +12,7 @@ from sim.errors import SimError
 from sim.program.flows import Flows, FlowType, flow_types, flows
 from sim.program.fold import Folding, fold, unfolded
 from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD, Block, Collective, Payload, Send
+from sim.program.pairing import paired, side_by_side
 from sim.program.program import Program, SimulatedRank
 from sim.program.ranks import STREAM_INDEX, Payloads, RankTable, rank_table
 from sim.program.schedule_file import schedule_of
@@ -28,7 +29,19 @@ from sim.program.stage import (
     units_of_stage,
     weight_gradient_block,
 )
-from sim.program.table import RELEASES, Action, Kind, Table, awaited, rank_of, stages_of
+from sim.program.table import (
+    RELEASES,
+    Action,
+    Cell,
+    Kind,
+    Pair,
+    Table,
+    actions_of,
+    awaited,
+    is_mirrored,
+    rank_of,
+    stages_of,
+)
 from sim.spec.conditions import Conditions, operation_factors, speeds
 from sim.spec.layout import Layout, num_stages, pp_ranks
 from sim.spec.scenario import Scenario
@@ -47,9 +60,10 @@ def num_microbatches(scenario: Scenario) -> int:
 
 
 def schedule_table(scenario: Scenario) -> Table:
-    """The table of the scenario's schedule."""
+    """The table of the scenario's schedule, in pairs where that hides the communication of experts."""
     layout = scenario.layout
-    return schedule_of(layout.schedule).table(layout.pp, layout.vpp, num_microbatches(scenario))
+    table = schedule_of(layout.schedule).table(layout.pp, layout.vpp, num_microbatches(scenario))
+    return paired(table) if scenario.training.overlap.expert else table
 
 
 def stages_of_rank(layout: Layout, pp_rank: int) -> tuple[int, ...]:
@@ -124,9 +138,9 @@ def _rank_tables(scenario: Scenario, payloads: Payloads) -> list[RankTable]:
     ahead = DEFAULT_PREFETCH_LAYERS if prefetch is None else prefetch
     blocks = _Blocks(scenario)
     tables = []
-    for pp_rank, actions in enumerate(schedule_table(scenario)):
-        sequence: list[Action | None] = [*actions, None]
-        tables.append(rank_table(sequence, blocks.of_rank(pp_rank, actions), payloads, prefetch=ahead))
+    for pp_rank, cells in enumerate(schedule_table(scenario)):
+        sequence: list[Cell | None] = [*cells, None]
+        tables.append(rank_table(sequence, blocks.of_rank(pp_rank, cells), payloads, prefetch=ahead))
     return tables
 
 
@@ -146,17 +160,34 @@ class _Blocks:
         self._sends = {stream: Send(stream, nbytes) for stream in (PP_FORWARD, PP_BACKWARD)}
         self._units: dict[Unit, Unit] = {}
         self._built: dict[tuple[object, ...], Block] = {}
+        self._pairs: dict[tuple[int, int], Block] = {}
 
-    def of_rank(self, pp_rank: int, actions: tuple[Action, ...]) -> list[Block]:
-        """A block for each action of a pipeline rank, and the one that ends the step."""
+    def of_rank(self, pp_rank: int, cells: tuple[Cell, ...]) -> list[Block]:
+        """A block for each cell of a pipeline rank, and the one that ends the step."""
         units = {stage: self._units_of(stage) for stage in stages_of_rank(self._scenario.layout, pp_rank)}
+        actions = list(actions_of(cells))
         first = {action.stage: action for action in reversed(actions) if action.kind is Kind.F}
         last = {action.stage: action for action in actions if action.kind in RELEASES}
-        blocks = []
-        for action in actions:
+
+        def block(action: Action, *, delays: bool = False) -> Block:
             is_edge = action in (first[action.stage], last[action.stage])
-            blocks.append(self._block(units[action.stage], action.kind, self._hop(action), is_edge=is_edge))
+            return self._block(units[action.stage], action.kind, self._hop(action), is_edge=is_edge, delays=delays)
+
+        blocks = []
+        for cell in cells:
+            match cell:
+                case Action():
+                    blocks.append(block(cell))
+                case Pair():
+                    blocks.append(self._pair(block(cell.forward), block(cell.backward, delays=True)))
         return [*blocks, end_block(self._scenario, pp_rank, self._rep, units)]
+
+    def _pair(self, forward: Block, backward: Block) -> Block:
+        """Two blocks, which `_built` keeps, as one."""
+        key = (id(forward), id(backward))
+        if key not in self._pairs:
+            self._pairs[key] = side_by_side(forward, backward)
+        return self._pairs[key]
 
     def _units_of(self, stage: int) -> tuple[Unit, ...]:
         """Units of a stage, one object for all that are equal."""
@@ -168,41 +199,48 @@ class _Blocks:
         if action.kind is Kind.W:
             return Hop()
         step = 1 if action.kind is Kind.F else -1
-        stream = hop_stream(action.stage, action.stage + step, self._scenario.layout)
-        comes = hop_stream(action.stage - step, action.stage, self._scenario.layout)
+        layout = self._scenario.layout
+        is_copy = is_mirrored(
+            action.microbatch, num_microbatches(self._scenario), schedule_of(layout.schedule).placement
+        )
+        stream = hop_stream(action.stage, action.stage + step, layout, is_copy=is_copy)
+        comes = hop_stream(action.stage - step, action.stage, layout, is_copy=is_copy)
         return Hop(
             send=None if stream is None else self._sends[stream],
             gather=None if comes is None else self._gather,
         )
 
-    def _block(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, *, is_edge: bool) -> Block:
-        key = (*map(id, units), kind, hop, is_edge)
+    def _block(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, *, is_edge: bool, delays: bool) -> Block:
+        key = (*map(id, units), kind, hop, is_edge, delays)
         if key not in self._built:
-            self._built[key] = self._build(units, kind, hop, is_edge=is_edge)
+            self._built[key] = self._build(units, kind, hop, is_edge=is_edge, delays=delays)
         return self._built[key]
 
-    def _build(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, *, is_edge: bool) -> Block:
+    def _build(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, *, is_edge: bool, delays: bool) -> Block:
         rep, s, training = self._rep, self._shapes, self._scenario.training
         match kind:
             case Kind.F:
                 return forward_block(units, rep, s, is_first=is_edge, hop=hop)
             case Kind.B:
-                return backward_block(units, rep, s, training, is_last=is_edge, hop=hop)
+                return backward_block(units, rep, s, training, is_last=is_edge, hop=hop, delays=delays)
             case Kind.I:
                 return input_gradient_block(units, rep, s, training, hop=hop)
             case Kind.W:
                 return weight_gradient_block(units, rep, is_last=is_edge)
 
 
-def hop_stream(source: int, target: int, layout: Layout) -> str | None:
+def hop_stream(source: int, target: int, layout: Layout, *, is_copy: bool = False) -> str | None:
     """The stream on which virtual stage `source` sends to its neighbour `target`, by whether that lies on the next
-    pipeline rank or on the one before; None where there is no such stage, or it lies on the same rank."""
+    pipeline rank or on the one before; None where there is no such stage, or it lies on the same rank.
+
+    is_copy: through the second copy of the model, where there are two.
+    """
     if not (0 <= source < num_stages(layout) and 0 <= target < num_stages(layout)):
         return None
     placement = schedule_of(layout.schedule).placement
     if rank_of(source, layout.pp, placement) == rank_of(target, layout.pp, placement):
         return None
-    is_reversed = placement == "v" and source // layout.pp % 2 == 1
+    is_reversed = is_copy or (placement == "v" and source // layout.pp % 2 == 1)
     return PP_FORWARD if (target > source) != is_reversed else PP_BACKWARD
 
 

@@ -26,6 +26,7 @@ from sim.program.passes import (
 )
 from sim.program.pieces import Linear, Piece, flat
 from sim.program.pointwise import weight_cast
+from sim.program.schedule_file import schedule_of
 from sim.program.shapes import BYTES, Shapes, shapes
 from sim.program.shards import Shard, embedding_shard, ends_meet, head_shard, layer_shard, vocabulary_shard
 from sim.spec.layout import edp, layers_of_stages, num_ranks, num_stages
@@ -79,7 +80,10 @@ class Hop:
 
 @dataclass(frozen=True)
 class Replication:
-    """Over how many ranks parameters are replicated, and what ZeRO makes of it."""
+    """Over how many ranks parameters are replicated, and what ZeRO makes of it.
+
+    has_copies: whether each stage lies on two ranks of a pipeline, both of which are counted.
+    """
 
     zero: int
     dense: int
@@ -90,15 +94,17 @@ class Replication:
     copies_shards: bool
     overlaps_reduce: bool
     overlaps_gather: bool
+    has_copies: bool
 
     def collectives(self, kind: str, op: str, shard: Shard, parameter_bytes: float) -> Iterator[Collective]:
         """The call over dense parameters and the one over experts, where there are replicas."""
+        suffix = "_copies" if self.has_copies else ""
         for group, replicas, parameters in (
             ("dp_cp", self.dense, shard.dense),
             ("edp", self.expert, shard.expert),
         ):
             if replicas > 1 and parameters > 0:
-                yield Collective(kind, op, group, parameters * parameter_bytes)
+                yield Collective(kind, op, group + suffix, parameters * parameter_bytes)
 
     def reductions(self, shard: Shard) -> Iterator[Collective]:
         """Reduction of the gradients of `shard`."""
@@ -131,20 +137,23 @@ def replication(scenario: Scenario) -> Replication:
     """Replication of the scenario's parameters."""
     layout, training = scenario.layout, scenario.training
     assert layout.dp is not None
-    dense = layout.dp * layout.cp
+    has_copies = schedule_of(layout.schedule).placement == "both"
+    copies = 2 if has_copies else 1
+    dense = copies * layout.dp * layout.cp
     s = shapes(scenario)
     grad_bytes = s.grad_bytes
     parameters = max(MEGATRON_BUCKET_PARAMETERS, MEGATRON_BUCKET_PARAMETERS_BY_RANK * dense)
     return Replication(
         zero=layout.zero,
         dense=dense,
-        expert=edp(layout),
+        expert=copies * edp(layout),
         bucket_bytes=training.bucket_bytes or parameters * grad_bytes,
         grad_bytes=grad_bytes,
         param_bytes=s.quantized_bytes if s.keeps_weights_cast else BYTES,
         copies_shards=layout.zero == 3 and scenario.stack.shard_copies,
         overlaps_reduce=training.overlap.grad_reduce,
         overlaps_gather=training.overlap.param_gather,
+        has_copies=has_copies,
     )
 
 
@@ -215,12 +224,19 @@ def _prepared(unit: Unit, rep: Replication, s: Shapes, *, casts: bool) -> Iterat
 
 
 def backward_block(
-    units: Sequence[Unit], rep: Replication, s: Shapes, training: Training, *, is_last: bool, hop: Hop
+    units: Sequence[Unit],
+    rep: Replication,
+    s: Shapes,
+    training: Training,
+    *,
+    is_last: bool,
+    hop: Hop,
+    delays: bool = False,
 ) -> Block:
     """Full backward pass of one micro-batch. The last one of the step (with ZeRO-2 and ZeRO-3 every one) reduces
-    gradients: bucket by bucket beside the layers that follow, or after all of them."""
+    gradients: bucket by bucket beside the layers that follow, or after all of them. delays: see `PassBuilder`."""
     builder = BlockBuilder()
-    run = PassBuilder(builder)
+    run = PassBuilder(builder, delays=delays)
     hop.receive(run)
     order = list(reversed(units))
     reductions = _Reductions(run, rep, order, is_last=is_last)
@@ -234,6 +250,7 @@ def backward_block(
             run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
         reductions.start(calls)
+    run.settle()
     run.flush()
     if hop.send is not None:
         builder.communicate(hop.send)
@@ -301,6 +318,8 @@ class _Reductions:
 
     def ready(self, index: int) -> list[Collective]:
         """Copy the gradients of a unit to where they are reduced: the calls that they fill."""
+        if index in self._full:
+            self._run.settle()
         self._run.add(BACKWARD, *self._rep.copy_in(self._order[index].shard))
         return list(self._rep.reductions(self._full[index])) if index in self._full else []
 

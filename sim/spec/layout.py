@@ -107,7 +107,8 @@ def groups(layout: Layout, axis: str) -> Ints:
 
     tp, cp, dp, pp vary one attention axis; `dp_cp` both (gradients of dense parameters are reduced over it), `model`
     tp and pp, `world` all. ep, etp, edp vary one expert axis: the ranks of a pipeline stage, in their order within the
-    layout, are cut into etp (innermost) x ep x edp.
+    layout, are cut into etp (innermost) x ep x edp. `dp_cp_copies` and `edp_copies` join two groups of dp_cp and of edp
+    where each stage has a copy: those of a pipeline rank and of the one as far from the other end.
 
     >>> layout = Layout(tp=2, dp=2, pp=2, schedule="1f1b")
     >>> groups(layout, "dp").tolist()
@@ -122,12 +123,23 @@ def groups(layout: Layout, axis: str) -> Ints:
             return _groups(axes, grid, ["cp", "dp"])
         case "model":
             return _groups(axes, grid, ["tp", "pp"])
+        case "dp_cp_copies" | "edp_copies":
+            return _with_copies(layout, groups(layout, axis.removesuffix("_copies")))
         case "etp" | "ep" | "edp":
             within_stage = _groups(axes, grid, [name for name in reversed(axes) if name != "pp"])
             experts = within_stage.reshape(layout.pp, edp(layout), layout.ep, layout.etp)
             return _groups(["pp", "edp", "ep", "etp"], experts, [axis])
         case _:
             return _groups(axes, grid, [axis])
+
+
+def _with_copies(layout: Layout, own: Ints) -> Ints:
+    """Each group, (groups, members), of the first half of the pipeline with the one that mirrors it in the second."""
+    pipelines = groups(layout, "pp")
+    mirror = np.empty(num_ranks(layout), dtype=np.int64)
+    mirror[pipelines] = pipelines[:, ::-1]
+    own = own[pp_ranks(layout)[own[:, 0]] < layout.pp // 2]
+    return np.concatenate([own, mirror[own]], axis=1)
 
 
 def pp_ranks(layout: Layout) -> Ints:

@@ -22,12 +22,15 @@ class Overlap(Spec):
     grad_reduce: gradients are reduced bucket by bucket during the last backward pass, else after it.
     param_gather: ZeRO-1 and ZeRO-2 gather updated parameters beside the next step's first forward pass, else after the
         optimizer. (The simulated step is one of a steady run: it starts with the gathers that the step before left.)
+    expert: the exchanges over ep of one micro-batch run beside the kernels of another: in the steady phase of 1F1B the
+        next forward and this backward pass share the GPU (Megatron-Core's overlap_moe_expert_parallel_comm).
     tensor: in the backward pass, tensor-parallel communication of the input gradient runs beside the weight gradient.
     compute_slowdown: kernels take longer while communication runs on their GPU (`gpu.slowdown`).
     """
 
     grad_reduce: bool = True
     param_gather: bool = True
+    expert: bool = False
     tensor: bool = True
     compute_slowdown: bool = True
 
