@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from sim.program.lower import schedule_table
 from sim.program.stage import replication
+from sim.program.table import Pair
 from sim.results.traffic import TrafficRow
 from sim.spec import background
 from sim.spec.conditions import Conditions
@@ -25,6 +27,7 @@ def unused(scenario: Scenario, fabric: Fabric, rows: Iterable[TrafficRow]) -> li
     return [
         *_replicas(scenario),
         *_axes(scenario, fabric),
+        *_pairs(scenario),
         *_algorithms(rows),
         *_slowdown(rows),
         *_conditions(scenario.conditions, fabric, idle_tiers),
@@ -67,6 +70,13 @@ def _axes(scenario: Scenario, fabric: Fabric) -> Iterator[tuple[str, str]]:
         yield "layout.order", f"only {split[0]} is split" if split else "one rank"
     elif fabric.num_gpus == fabric.gpus_per_node and scenario.model.experts is None:
         yield "layout.order", "all GPUs of the topology are in one node"
+
+
+def _pairs(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    if scenario.training.overlap.expert:
+        table = schedule_table(scenario)
+        if not any(isinstance(cell, Pair) for row in table for cell in row):
+            yield "training.overlap.expert", "no forward pass follows a backward pass: all are in flight at once"
 
 
 def _algorithms(rows: Iterable[TrafficRow]) -> Iterator[tuple[str, str]]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sim.errors import SimError
 from sim.program.check_table import check_table
+from sim.program.held import Held, StageHeld, UnitHeld, phases_of
 from sim.program.lower import lower, schedule_table
+from sim.program.memory import memory
 from sim.program.operations import Block, BlockBuilder, Collective, Compute, Send
 from sim.program.pairing import paired, side_by_side
 from sim.program.table import SCHEDULES, Kind, Pair, actions_of, from_text, grid
@@ -158,6 +163,57 @@ def test_dense_layers_in_pairs_take_what_both_passes_take(small: Make, schedule:
     assert result.breakdown_s.get("exposed_ep", 0.0) == 0.0
     plain = simulate(small({"layout.pp": 2, "layout.dp": 8, "training.global_batch": 64}))
     assert result.breakdown_s["gemm"] == pytest.approx(plain.breakdown_s["gemm"], rel=1e-9)
+
+
+def test_dualpipe_holds_each_stage_on_two_ranks_and_shards_its_optimizer_over_both(small: Make) -> None:
+    """1F1B's rank r and rank p - 1 - r together hold the parameters of either of DualPipe's; Adam's 12 bytes of each
+    are divided by 2 dp instead of dp, so that every rank has as much of them as before on average."""
+    changes = {"layout.pp": 4, "layout.dp": 4, "layout.zero": 1, "training.global_batch": 64}
+    plain, both = (memory(small(changes | {"layout.schedule": name})) for name in ("1f1b", "dualpipe"))
+    for rank in range(4):
+        pair = (plain[rank], plain[3 - rank])
+        assert both[rank].parameters_bytes == pytest.approx(sum(each.parameters_bytes for each in pair))
+        assert both[rank].optimizer_bytes == pytest.approx(sum(each.optimizer_bytes for each in pair) / 2)
+
+
+def test_while_a_pair_runs_both_of_its_passes_hold_what_they_need() -> None:
+    """F fills its two units as B empties its own two: 1 + 8, then 3 + 4 beside what others hold."""
+    first = StageHeld((UnitHeld(Held(1.0)), UnitHeld(Held(2.0))))
+    second = StageHeld((UnitHeld(Held(4.0)), UnitHeld(Held(4.0))))
+    (cell,) = from_text("0F1&1B0")[0]
+    assert [(begin, held.total_bytes) for begin, held in phases_of(cell, (first, second))] == [(0.0, 9.0), (0.5, 7.0)]
+
+
+def test_weight_gradients_of_a_pair_run_behind_the_exchange_that_does_not_need_them(small: Make) -> None:
+    """MLP(B), DISPATCH(B), MLP(W): in a pair, the kernel after an exchange of the backward pass starts with wgrads."""
+    scenario = small(MIXTURE | {"training.overlap.expert": True, "training.global_batch": 32})
+    program = lower(scenario, scenario.topology.build(), "folded")
+    rank = program.ranks[0]
+    number = next(at for at, cell in enumerate(rank.actions) if isinstance(cell, Pair))
+    own = [slot for slot in range(rank.first, rank.end) if program.block[slot] == number]
+    payloads = [program.payloads[program.payload[slot]] for slot in own]
+    computes = [payload for payload in payloads if isinstance(payload, Compute)]
+    late = [each for each in computes if each.kernels[0].name == "experts down wgrad"]
+    assert len(late) == 8
+    for each in late:
+        before = payloads[payloads.index(each) - 1]
+        assert isinstance(before, Collective)
+        assert before.kind == "ep"
+        assert "dgrad" not in " ".join(kernel.name for kernel in each.kernels)
+
+
+@given(forward=st.integers(0, 6), backward=st.integers(0, 6))
+def test_a_pair_has_all_operations_of_both_sides_in_their_order(forward: int, backward: int) -> None:
+    sides = [
+        block(*itertools.chain(*((f"{name}{number}", "x") for number in range(count))), f"{name}{count}")
+        for name, count in (("F", forward), ("B", backward))
+    ]
+    pair = side_by_side(*sides)
+    assert len(pair.operations) == sum(len(side.operations) for side in sides)
+    for at, operation in enumerate(pair.operations):
+        assert all(other < at for other in operation.after)
+    for name, count in (("F", forward), ("B", backward)):
+        assert [label for label in order(pair) if label.startswith(name)] == [f"{name}{n}" for n in range(count + 1)]
 
 
 def test_dualpipe_reduces_gradients_over_both_copies_of_a_stage(small: Make) -> None:

@@ -24,6 +24,14 @@ CASES = {
     "full recomputation": {"layout.pp": 2, "training.recompute": "full"},
     "eager optimizer": {"stack.kernels.optimizer": "eager", "training.seq_len": 128, "training.global_batch": 16},
     "interleaved": {"layout.pp": 2, "layout.vpp": 2, "layout.tp": 4, "layout.schedule": "interleaved_1f1b"},
+    "passes in pairs": {"layout.pp": 2, "layout.tp": 2, "layout.schedule": "dualpipe"},
+    "pairs of unlike stages": {
+        "layout.pp": 2,
+        "layout.vpp": 2,
+        "layout.tp": 2,
+        "layout.schedule": "dualpipe_v",
+        "layout.stage_layers": [1, 2, 1, 0],
+    },
 }
 
 
