@@ -81,3 +81,12 @@ def test_layers_of_each_stage_can_be_listed():
 def test_layers_that_cannot_be_divided_are_refused_with_the_equation(fields, message):
     with pytest.raises(ValueError, match=message):
         layers_of_stages(layout(**fields), 10)
+
+
+def test_groups_of_copies_join_a_group_with_its_mirror_image_in_the_other_half_of_the_pipeline() -> None:
+    """By hand: ranks 0 1 | 2 3 | 4 5 | 6 7 are the four stages of dp 2; stage 0 lies on the first and on the last."""
+    four = layout(dp=2, pp=4)
+    assert groups(four, "dp_cp_copies").tolist() == [[0, 1, 6, 7], [2, 3, 4, 5]]
+    experts = layout(dp=4, pp=2, ep=2)
+    assert groups(experts, "edp").tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]]
+    assert groups(experts, "edp_copies").tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
