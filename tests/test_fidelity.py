@@ -54,9 +54,9 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
     assume(gpus % (tp * cp * pp) == 0)
     dp = gpus // (tp * cp * pp)
     zero = draw(st.integers(0, 3))
-    schedule = draw(st.sampled_from([*TWO_CHUNKS, *ONE_CHUNK] if pp > 1 else ONE_CHUNK))
+    schedule = draw(st.sampled_from([*TWO_CHUNKS, *ONE_CHUNK, "dualpipe"] if pp > 1 else ONE_CHUNK))
     vpp = 2 if schedule in TWO_CHUNKS else 1
-    batches = [2 * pp] if schedule == "dualpipe_v" else [4] if vpp > 1 else [2, 4]
+    batches = [2 * pp] if schedule.startswith("dualpipe") else [4] if vpp > 1 else [2, 4]
     made: dict[str, object] = {
         "topology": {"use": topology, "nodes": nodes, **FABRICS[topology]},
         "model.num_layers": 8 if pp * vpp == 8 else 4,
@@ -81,6 +81,9 @@ def changes(draw: st.DrawFn, what: str) -> dict[str, object]:
         ep, etp = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2]))
         assume(tp * cp * dp % (ep * etp) == 0)
         made |= {"layout.ep": ep, "layout.etp": etp}
+        may_pair = schedule == "interleaved_1f1b" or (schedule == "1f1b" and pp == 1)
+        if ep > 1 and may_pair and made["training.recompute"] != "full" and zero < 3:
+            made["training.overlap.expert"] = draw(st.booleans())
         if ep > 1:
             made["layout.order"] = draw(st.sampled_from([o for o in ORDERS if o.index("ep") < o.index("dp")]))
     if zero in (1, 2):

@@ -134,7 +134,8 @@ class _UnitTimes:
     def __init__(self, scenario: Scenario, fabric: Fabric) -> None:
         self._scenario, self._fabric = scenario, fabric
         self._shapes = shapes(scenario)
-        self._rep = replace(replication(scenario), dense=1, expert=1)
+        rep = replication(scenario)
+        self._rep = replace(rep, dense=rep.dense.alone, expert=rep.expert.alone)
         self._payload_s: dict[Payload, float] = {}
         self._unit_s: dict[tuple[int, str | None], float] = {}
 

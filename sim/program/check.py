@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 from sim.cost.collectives import ALGORITHMS
 from sim.errors import SimError
-from sim.program.lower import num_microbatches
+from sim.program.lower import num_microbatches, schedule_table
 from sim.program.routing import place_shares
 from sim.program.schedule_file import SUFFIX, schedule_of
-from sim.program.table import SCHEDULES, in_flight
+from sim.program.table import SCHEDULES, Pair, Table, in_flight
 from sim.registry import unknown
 from sim.spec.layout import layers_of_stages
 from sim.spec.moe import expert_shares, is_drawn, is_even
 from sim.spec.scenario import Scenario
 from sim.spec.sourced import num_estimated, numbers
+from sim.spec.training import recomputed_modules
 
 
 def problems(scenario: Scenario) -> list[tuple[str, str]]:
@@ -46,6 +47,40 @@ def _schedule(scenario: Scenario) -> Iterator[tuple[str, str]]:
     refusal = schedule.refusal(*numbers)
     if refusal is not None:
         yield "layout.schedule", refusal
+        return
+    yield from _expert_overlap(scenario)
+    yield from _table(scenario, schedule_table(scenario))
+
+
+def _table(scenario: Scenario, table: Table) -> Iterator[tuple[str, str]]:
+    """What the cells of the schedule ask for."""
+    layout = scenario.layout
+    if layout.zero == 3 and any(isinstance(cell, Pair) for row in table for cell in row):
+        message = "passes side by side would gather parameters in turns that hold each other up (allowed 0, 1 or 2)"
+        yield "layout.zero", f"zero = 3, but {layout.schedule} runs passes in pairs: {message}"
+    if layout.shard is not None and schedule_of(layout.schedule).placement == "both":
+        message = f"{layout.schedule} keeps every stage twice, and shards over both (allowed without)"
+        yield "layout.shard", f"shard = {layout.shard}, but {message}"
+
+
+def _expert_overlap(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """What Megatron-Core asks of overlap_moe_expert_parallel_comm (megatron/core/transformer/transformer_config.py)."""
+    layout, training = scenario.layout, scenario.training
+    path = "training.overlap.expert"
+    if not training.overlap.expert:
+        return
+    if layout.ep == 1:
+        yield path, "ep = 1, but there is communication of experts to hide with several ranks only (allowed ep > 1)"
+    if layout.schedule not in ("1f1b", "interleaved_1f1b"):
+        allowed = "interleaved_1f1b, or 1f1b with pp = 1; dualpipe and dualpipe_v have pairs already"
+        yield path, f"passes are paired in the steady phase of 1f1b (got {layout.schedule}, allowed {allowed})"
+    elif layout.pp > 1 and layout.vpp == 1:
+        message = (
+            f"pp = {layout.pp} and vpp = 1, but passes in pairs need several chunks on each rank (allowed vpp > 1)"
+        )
+        yield path, message
+    if training.recompute == "full" or "moe" in recomputed_modules(training):
+        yield path, "the experts' exchanges run again in the backward pass (allowed recompute without full and moe)"
 
 
 def _reshard(scenario: Scenario) -> Iterator[tuple[str, str]]:

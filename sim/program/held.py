@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 
 from sim.program.activations import (
@@ -23,7 +24,7 @@ from sim.program.pieces import Exchange, Linear, flat
 from sim.program.replication import Replication
 from sim.program.shapes import BYTES, Shapes
 from sim.program.stage import DEFAULT_PREFETCH_LAYERS, Unit
-from sim.program.table import Action, Kind
+from sim.program.table import Cell, Kind, actions_of
 from sim.spec.layout import layers_of_stages
 from sim.spec.scenario import Scenario
 from sim.spec.training import Training, recomputed_modules
@@ -160,11 +161,6 @@ class StageHeld:
         """What a micro-batch holds as a pass of it ends."""
         return {Kind.F: self.kept, Kind.I: self.for_weights}.get(kind, NOTHING)
 
-    @cached_property
-    def fullest(self) -> dict[Kind, Held]:
-        """The fullest moment of each pass."""
-        return {kind: max(phases, key=_total) for kind, phases in self.phases.items()}
-
 
 def _total(held: Held) -> float:
     return held.total_bytes
@@ -172,32 +168,48 @@ def _total(held: Held) -> float:
 
 @dataclass(frozen=True)
 class Step:
-    """One action of a rank: what its other micro-batches hold meanwhile, and what all hold afterwards."""
+    """One cell of a rank: what its other micro-batches hold meanwhile, and what all hold afterwards."""
 
-    action: Action
+    cell: Cell
     others: Held
     after: Held
 
 
-def walk(row: Sequence[Action], stages: Sequence[StageHeld]) -> Iterator[Step]:
-    """The actions of a rank in order. A forward pass leaves what its backward pass needs; a backward pass drops it. Of
-    a split one the input gradient leaves what the weight gradients need."""
+def walk(row: Sequence[Cell], stages: Sequence[StageHeld]) -> Iterator[Step]:
+    """The cells of a rank in order. A forward pass leaves what its backward pass needs; a backward pass drops it. Of a
+    split one the input gradient leaves what the weight gradients need."""
     total = NOTHING
-    for action in row:
-        stage = stages[action.stage]
-        others = total - stage.before(action.kind)
-        total = others + stage.after(action.kind)
-        yield Step(action, others, total)
+    for cell in row:
+        others = total
+        for action in actions_of([cell]):
+            others -= stages[action.stage].before(action.kind)
+        total = others
+        for action in actions_of([cell]):
+            total += stages[action.stage].after(action.kind)
+        yield Step(cell, others, total)
 
 
-def fullest(row: Sequence[Action], stages: Sequence[StageHeld], end: Held = NOTHING) -> Held:
+def phases_of(cell: Cell, stages: Sequence[StageHeld]) -> Iterator[tuple[float, Held]]:
+    """What a cell's passes hold from each fraction of its time on, from 0. The units of a pass share its time evenly;
+    while two passes run side by side, both hold what they need."""
+    sides = [stages[action.stage].phases[action.kind] for action in actions_of([cell])]
+    for begin in sorted({Fraction(number, len(side)) for side in sides for number in range(len(side))}):
+        yield float(begin), sum((side[int(begin * len(side))] for side in sides), NOTHING)
+
+
+def fullest(row: Sequence[Cell], stages: Sequence[StageHeld], end: Held = NOTHING) -> Held:
     """Of one rank, over the step; `end` is held while the optimizer runs."""
+    own: dict[tuple[tuple[int, Kind], ...], Held] = {}
 
-    def own(step: Step) -> Held:
-        return stages[step.action.stage].fullest[step.action.kind]
+    def of(cell: Cell) -> Held:
+        """The fullest moment of a cell."""
+        key = tuple((action.stage, action.kind) for action in actions_of([cell]))
+        if key not in own:
+            own[key] = max((held for _, held in phases_of(cell, stages)), key=_total)
+        return own[key]
 
-    step = max(walk(row, stages), key=lambda step: step.others.total_bytes + own(step).total_bytes)
-    return max(step.others + own(step), end, key=_total)
+    step = max(walk(row, stages), key=lambda step: step.others.total_bytes + of(step.cell).total_bytes)
+    return max(step.others + of(step.cell), end, key=_total)
 
 
 def stages_held(

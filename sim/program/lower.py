@@ -13,6 +13,7 @@ from sim.errors import SimError
 from sim.program.flows import Flows, FlowType, flow_types, flows
 from sim.program.fold import Folding, fold, unfolded
 from sim.program.operations import COMPUTE, PP_BACKWARD, PP_FORWARD, Block, Collective, Payload, Send
+from sim.program.pairing import paired, side_by_side
 from sim.program.pass_costs import rank_costs
 from sim.program.program import Program, SimulatedRank
 from sim.program.ranks import STREAM_INDEX, Payloads, RankTable, rank_table
@@ -32,7 +33,19 @@ from sim.program.stage import (
     units_of_stage,
     weight_gradient_block,
 )
-from sim.program.table import RELEASES, Action, Kind, Table, awaited, rank_of, stages_of
+from sim.program.table import (
+    RELEASES,
+    Action,
+    Cell,
+    Kind,
+    Pair,
+    Table,
+    actions_of,
+    awaited,
+    is_mirrored,
+    rank_of,
+    stages_of,
+)
 from sim.spec.conditions import Conditions, operation_factors, speeds
 from sim.spec.layout import Layout, num_stages
 from sim.spec.scenario import Scenario
@@ -51,12 +64,14 @@ def num_microbatches(scenario: Scenario) -> int:
 
 
 def schedule_table(scenario: Scenario) -> Table:
-    """The table of the scenario's schedule, found for the times of its passes where it depends on them."""
+    """The table of the scenario's schedule, found for the times of its passes where it depends on them, and in pairs
+    where that hides the communication of experts."""
     layout = scenario.layout
     schedule = schedule_of(layout.schedule)
     if isinstance(schedule, AutomaticZeroBubble):
         schedule = schedule.fitted(rank_costs(scenario))
-    return schedule.table(layout.pp, layout.vpp, num_microbatches(scenario))
+    table = schedule.table(layout.pp, layout.vpp, num_microbatches(scenario))
+    return paired(table) if scenario.training.overlap.expert else table
 
 
 def stages_of_rank(layout: Layout, pp_rank: int) -> tuple[int, ...]:
@@ -134,9 +149,9 @@ def _rank_tables(scenario: Scenario, played: Sequence[Role], payloads: Payloads)
     schedule = schedule_table(scenario)
     tables = []
     for role in played:
-        actions = schedule[role.pp_rank]
-        sequence: list[Action | None] = [*actions, None]
-        tables.append(rank_table(sequence, blocks.of_role(role, actions), payloads, prefetch=ahead))
+        cells = schedule[role.pp_rank]
+        sequence: list[Cell | None] = [*cells, None]
+        tables.append(rank_table(sequence, blocks.of_role(role, cells), payloads, prefetch=ahead))
     return tables
 
 
@@ -158,23 +173,40 @@ class _Blocks:
         self._blocks_sends = layout.schedule in scenario.stack.blocking_sends if overlaps is None else not overlaps
         self._units: dict[Unit, Unit] = {}
         self._built: dict[tuple[object, ...], Block] = {}
+        self._pairs: dict[tuple[int, int], Block] = {}
 
-    def of_role(self, role: Role, actions: tuple[Action, ...]) -> list[Block]:
-        """A block for each action of a rank, and the one that ends the step."""
+    def of_role(self, role: Role, cells: tuple[Cell, ...]) -> list[Block]:
+        """A block for each cell of a rank, and the one that ends the step."""
         s = self._shapes_of(role.place)
         units = {stage: self._units_of(stage, s) for stage in stages_of_rank(self._scenario.layout, role.pp_rank)}
+        actions = list(actions_of(cells))
         first = {action.stage: action for action in reversed(actions) if action.kind is Kind.F}
         last = {action.stage: action for action in actions if action.kind in RELEASES}
-        blocks = []
-        for action in actions:
+
+        def block(action: Action, *, delays: bool = False) -> Block:
             is_edge = action in (first[action.stage], last[action.stage])
-            blocks.append(self._block(units[action.stage], action.kind, self._hop(action), s, is_edge=is_edge))
+            return self._block(units[action.stage], action.kind, self._hop(action), s, is_edge=is_edge, delays=delays)
+
+        blocks = []
+        for cell in cells:
+            match cell:
+                case Action():
+                    blocks.append(block(cell))
+                case Pair():
+                    blocks.append(self._pair(block(cell.forward), block(cell.backward, delays=True)))
         return [*blocks, end_block(self._scenario, role.pp_rank, self._rep, units)]
 
     def _shapes_of(self, place: Place) -> Shapes:
         if place not in self._shapes:
             self._shapes[place] = shapes(self._scenario, place)
         return self._shapes[place]
+
+    def _pair(self, forward: Block, backward: Block) -> Block:
+        """Two blocks, which `_built` keeps, as one."""
+        key = (id(forward), id(backward))
+        if key not in self._pairs:
+            self._pairs[key] = side_by_side(forward, backward)
+        return self._pairs[key]
 
     def _units_of(self, stage: int, s: Shapes) -> tuple[Unit, ...]:
         """Units of a stage, one object for all that are equal."""
@@ -186,42 +218,49 @@ class _Blocks:
         if action.kind is Kind.W:
             return Hop()
         step = 1 if action.kind is Kind.F else -1
-        stream = hop_stream(action.stage, action.stage + step, self._scenario.layout)
-        comes = hop_stream(action.stage - step, action.stage, self._scenario.layout)
+        layout = self._scenario.layout
+        is_copy = is_mirrored(
+            action.microbatch, num_microbatches(self._scenario), schedule_of(layout.schedule).placement
+        )
+        stream = hop_stream(action.stage, action.stage + step, layout, is_copy=is_copy)
+        comes = hop_stream(action.stage - step, action.stage, layout, is_copy=is_copy)
         return Hop(
             send=None if stream is None else self._sends[stream],
             gather=None if comes is None else self._gather,
             blocks=self._blocks_sends and stream is not None,
         )
 
-    def _block(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, s: Shapes, *, is_edge: bool) -> Block:
-        key = (*map(id, units), kind, hop, id(s), is_edge)
+    def _block(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, s: Shapes, *, is_edge: bool, delays: bool) -> Block:
+        key = (*map(id, units), kind, hop, id(s), is_edge, delays)
         if key not in self._built:
-            self._built[key] = self._build(units, kind, hop, s, is_edge=is_edge)
+            self._built[key] = self._build(units, kind, hop, s, is_edge=is_edge, delays=delays)
         return self._built[key]
 
-    def _build(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, s: Shapes, *, is_edge: bool) -> Block:
+    def _build(self, units: tuple[Unit, ...], kind: Kind, hop: Hop, s: Shapes, *, is_edge: bool, delays: bool) -> Block:
         rep, training = self._rep, self._scenario.training
         match kind:
             case Kind.F:
                 return forward_block(units, rep, s, is_first=is_edge, hop=hop)
             case Kind.B:
-                return backward_block(units, rep, s, training, is_last=is_edge, hop=hop)
+                return backward_block(units, rep, s, training, is_last=is_edge, hop=hop, delays=delays)
             case Kind.I:
                 return input_gradient_block(units, rep, s, training, hop=hop)
             case Kind.W:
                 return weight_gradient_block(units, rep, is_last=is_edge)
 
 
-def hop_stream(source: int, target: int, layout: Layout) -> str | None:
+def hop_stream(source: int, target: int, layout: Layout, *, is_copy: bool = False) -> str | None:
     """The stream on which virtual stage `source` sends to its neighbour `target`, by whether that lies on the next
-    pipeline rank or on the one before; None where there is no such stage, or it lies on the same rank."""
+    pipeline rank or on the one before; None where there is no such stage, or it lies on the same rank.
+
+    is_copy: through the second copy of the model, where there are two.
+    """
     if not (0 <= source < num_stages(layout) and 0 <= target < num_stages(layout)):
         return None
     placement = schedule_of(layout.schedule).placement
     if rank_of(source, layout.pp, placement) == rank_of(target, layout.pp, placement):
         return None
-    is_reversed = placement == "v" and source // layout.pp % 2 == 1
+    is_reversed = is_copy or (placement == "v" and source // layout.pp % 2 == 1)
     return PP_FORWARD if (target > source) != is_reversed else PP_BACKWARD
 
 

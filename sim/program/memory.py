@@ -16,7 +16,7 @@ from sim.program.roles import fullest_place
 from sim.program.shapes import BYTES, Shapes, shapes
 from sim.program.shards import Shard
 from sim.program.stage import Unit, units_of_stage
-from sim.program.table import Action
+from sim.program.table import Cell
 from sim.spec.layout import Layout, cp_head_ranks, num_stages, replicas
 from sim.spec.scenario import Scenario
 
@@ -113,7 +113,7 @@ class RankMemory:
     """What one rank of a pipeline stage holds, from which its peak and its course over the step follow.
 
     state: all the time, as are `buffers_bytes` (exchanges, pipeline, ZeRO-2's buckets) and `overhead_bytes`.
-    row: the rank's actions.  stages: what a micro-batch takes on each virtual stage.  end: while the optimizer runs.
+    row: the rank's cells.  stages: what a micro-batch takes on each virtual stage.  end: while the optimizer runs.
     """
 
     pp_rank: int
@@ -121,7 +121,7 @@ class RankMemory:
     buffers_bytes: float
     overhead_bytes: float
     capacity_bytes: float
-    row: Sequence[Action]
+    row: Sequence[Cell]
     stages: Sequence[StageHeld]
     end: Held
 

@@ -80,15 +80,18 @@ class Operation:
 
 @dataclass(frozen=True)
 class Block:
-    """Operations of one schedule action, or of the step's end, in the order in which the host issues them.
+    """Operations of a schedule's cell, an action or a pair of them, or of the step's end, in the order in which the
+    host issues them.
 
-    entries: operations that consume what the pipeline's neighbour sent.
+    entries: operations that consume what the pipeline's neighbours sent.  sends: for each action that the block stands
+    for, what it sends on; None where that is nothing.
     tail: operations for which the next block waits: awaited communication that no compute follows.
     uses: (gathers, last operation that needs them) of each ZeRO-3 unit: bounds how far ahead the gathers run.
     """
 
     operations: tuple[Operation, ...]
     entries: tuple[int, ...]
+    sends: tuple[int | None, ...]
     tail: tuple[int, ...] = ()
     uses: tuple[tuple[tuple[int, ...], int], ...] = ()
 
@@ -149,4 +152,6 @@ class BlockBuilder:
     def build(self) -> Block:
         """The finished block."""
         tail = (*self._waits, *self.tail)
-        return Block(tuple(self.operations), tuple(self.entries), tail, tuple(self.uses))
+        sends = [index for index, each in enumerate(self.operations) if isinstance(each.payload, Send)]
+        send = sends[-1] if sends else None
+        return Block(tuple(self.operations), tuple(self.entries), (send,), tail, tuple(self.uses))

@@ -13,11 +13,17 @@ from sim.spec.training import Module
 
 class PassBuilder:
     """Adds passes to a block. Kernels with no communication between them become one compute operation, across layers
-    too, until `flush` says that something may be observed in between."""
+    too, until `flush` says that something may be observed in between.
 
-    def __init__(self, builder: BlockBuilder) -> None:
+    delays: weight gradients run after the start of the next exchange over ep, which does not wait for them (MLP(W)
+    behind MLP(B) in figure 4 of arXiv 2412.19437).
+    """
+
+    def __init__(self, builder: BlockBuilder, *, delays: bool = False) -> None:
         self.builder = builder
+        self._delays = delays
         self._kernels: list[Kernel] = []
+        self._delayed: list[Kernel] = []
         self._label = ""
 
     def add(self, label: str, *kernels: Kernel) -> None:
@@ -26,6 +32,19 @@ class PassBuilder:
             self.flush()
             self._label = label
         self._kernels += kernels
+
+    def add_weights(self, *kernels: Kernel) -> None:
+        """Weight gradients, which nothing in the pass waits for."""
+        if self._delays:
+            self._delayed += kernels
+        else:
+            self.add(BACKWARD, *kernels)
+
+    def settle(self) -> None:
+        """Run the weight gradients that were delayed."""
+        if self._delayed:
+            self.add(BACKWARD, *self._delayed)
+            self._delayed = []
 
     def flush(self) -> None:
         """End the compute operation that is being collected."""
@@ -50,7 +69,10 @@ class PassBuilder:
 
     def exchange(self, call: Collective) -> None:
         """Communicate, and wait for it."""
-        self.wait(self.start(call))
+        started = self.start(call)
+        if call.kind == "ep":
+            self.settle()
+        self.wait(started)
 
 
 FORWARD = "forward"
@@ -126,7 +148,10 @@ def backward_pass(
             case Linear(), Exchange() if before.backward is not None and before.forward != "all_to_all":
                 _column_parallel(run, piece, before, overlaps=overlaps, is_split=is_split)
                 position += 1
-            case ((Linear() | Pointwise()), _):
+            case Linear(), _:
+                run.add(BACKWARD, piece.input_gradient())
+                run.add_weights(*([] if is_split else piece.weight_gradient()))
+            case Pointwise(), _:
                 run.add(BACKWARD, *_gradients(piece, is_split=is_split))
             case ((Core() | Ring()), _):
                 _attention_backward(run, piece, before)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sim.program.flows import Flows
 from sim.program.operations import Payload
-from sim.program.table import Action
+from sim.program.table import Cell
 from sim.spec.topology import Floats, Ints
 
 
@@ -19,7 +19,7 @@ class SimulatedRank:
     """One rank of the step that is played, and the real ranks that it stands for.
 
     rank: the first of them.  pp_rank: their place in the pipeline.  count: how many they are.
-    first, end: its slots in the program's columns.  actions: the schedule's action of each of its blocks.
+    first, end: its slots in the program's columns.  actions: the schedule's cell of each of its blocks.
     shapes: (blocks,) number of the distinct block that each of them repeats.
     """
 
@@ -28,7 +28,7 @@ class SimulatedRank:
     count: int
     first: int
     end: int
-    actions: tuple[Action | None, ...]
+    actions: tuple[Cell | None, ...]
     shapes: Ints
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.program.operations import COMPUTE, STREAMS, Block, Payload
-from sim.program.table import Action
+from sim.program.table import Action, Cell, actions_of
 from sim.spec.topology import Ints
 
 STREAM_INDEX = {name: index for index, name in enumerate(STREAMS)}
@@ -61,8 +61,8 @@ class RankTable:
 
     is_beside: (operations,) communication that compute of its own rank may run beside.
 
-    actions: the schedule's action of each block; None for the end of the step.  shapes: number of the distinct block
-    of a stage that each block repeats.
+    actions: the schedule's cell of each block; None for the end of the step.  shapes: number of the distinct block of
+    a stage that each block repeats.
     entries: for each action, the operations that consume what its neighbour sent.  sends: for each action, its send.
     """
 
@@ -72,7 +72,7 @@ class RankTable:
     is_beside: NDArray[np.bool_]
     source: Ints
     target: Ints
-    actions: tuple[Action | None, ...]
+    actions: tuple[Cell | None, ...]
     shapes: Ints
     entries: dict[Action, tuple[int, ...]]
     sends: dict[Action, int]
@@ -162,19 +162,20 @@ class _Joints:
             self.last[stream] = base + index
 
 
-def _shapes(actions: Sequence[Action | None], blocks: Sequence[Block]) -> Ints:
-    """A number for each block, equal where the same block stands in the same stage, with the same neighbours."""
-    number: dict[tuple[int, int | None], int] = {}
+def _shapes(cells: Sequence[Cell | None], blocks: Sequence[Block]) -> Ints:
+    """A number for each block, equal where the same block stands in the same stages, with the same neighbours."""
+    number: dict[tuple[int, ...], int] = {}
     keys = [
-        (id(block), None if action is None else action.stage) for action, block in zip(actions, blocks, strict=True)
+        (id(block), *(() if cell is None else (action.stage for action in actions_of([cell]))))
+        for cell, block in zip(cells, blocks, strict=True)
     ]
     return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
 
 
 def rank_table(
-    actions: Sequence[Action | None], blocks: Sequence[Block], payloads: Payloads, *, prefetch: int
+    cells: Sequence[Cell | None], blocks: Sequence[Block], payloads: Payloads, *, prefetch: int
 ) -> RankTable:
-    """Stamp out the blocks of a rank one after the other. The block of action None waits for all that came before.
+    """Stamp out the blocks of a rank one after the other. The block of cell None waits for all that came before.
 
     prefetch: how many ZeRO-3 units are gathered ahead of the one that computes.
     """
@@ -184,13 +185,13 @@ def rank_table(
     joints = _Joints(prefetch)
     entries: dict[Action, tuple[int, ...]] = {}
     sends: dict[Action, int] = {}
-    for action, stamp, base in zip(actions, stamps, bases, strict=True):
-        joints.add(stamp, base, waits_for_all=action is None)
-        if action is not None:
-            entries[action] = tuple(base + entry for entry in stamp.block.entries)
-            for name in ("pp_forward", "pp_backward"):
-                if STREAM_INDEX[name] in stamp.last:
-                    sends[action] = base + stamp.last[STREAM_INDEX[name]]
+    for cell, stamp, base in zip(cells, stamps, bases, strict=True):
+        joints.add(stamp, base, waits_for_all=cell is None)
+        if cell is not None:
+            for action, send in zip(actions_of([cell]), stamp.block.sends, strict=True):
+                entries[action] = tuple(base + entry for entry in stamp.block.entries)
+                if send is not None:
+                    sends[action] = base + send
     between = np.array(sorted(set(joints.edges)), dtype=np.int64).reshape(-1, 2)
     return RankTable(
         payload=np.concatenate([stamp.payload for stamp in stamps]),
@@ -203,8 +204,8 @@ def rank_table(
         target=np.concatenate(
             [stamp.target + base for stamp, base in zip(stamps, bases, strict=True)] + [between[:, 1]]
         ),
-        actions=tuple(actions),
-        shapes=_shapes(actions, blocks),
+        actions=tuple(cells),
+        shapes=_shapes(cells, blocks),
         entries=entries,
         sends=sends,
     )

@@ -55,6 +55,8 @@ class Reductions:
 
     def ready(self, index: int) -> Shard | None:
         """Copy the gradients of a unit to where they are reduced: the bucket that they fill."""
+        if index in self._full:
+            self._run.settle()
         if self._full:
             self._run.add(BACKWARD, *self._rep.copy_in(self._shards[index]))
         return self._full.get(index)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from sim.cost.kernels import Stream
 from sim.program.operations import Collective
+from sim.program.schedule_file import schedule_of
 from sim.program.shapes import BYTES, shapes
 from sim.program.shards import Shard
 from sim.spec.gpu import BYTES_PER_VALUE, NumberFormat
@@ -32,17 +33,23 @@ Calls = tuple[Collective, ...]
 
 @dataclass(frozen=True)
 class Spread:
-    """Groups of ranks of `axis` (dp_cp for dense parameters, edp for experts), by size.
+    """Groups of ranks of `axis` (dp_cp for dense parameters, edp for experts; with the copies of a stage that lies on
+    two pipeline ranks), by size.
 
     replicas: all ranks that hold the same.  shard: those over which ZeRO shards.  reshard: those that gather for the
     backward pass.  hop: those of the first all_to_all of 4-bit gradients.
     """
 
-    axis: Literal["dp_cp", "edp"]
+    axis: Literal["dp_cp", "edp", "dp_cp_copies", "edp_copies"]
     replicas: int
     shard: int
     reshard: int
     hop: int
+
+    @property
+    def alone(self) -> Spread:
+        """Of a rank without replicas."""
+        return Spread(self.axis, 1, 1, 1, 1)
 
     @property
     def shard_group(self) -> str:
@@ -261,5 +268,8 @@ def _spread(scenario: Scenario, axis: Literal["dp_cp", "edp"]) -> Spread:
     if axis == "edp" and scenario.model.experts is None:
         return Spread(axis, 1, 1, 1, 1)
     shard = part_size(layout, axis, layout.shard)
+    if schedule_of(layout.schedule).placement == "both":
+        both: Literal["dp_cp_copies", "edp_copies"] = "edp_copies" if axis == "edp" else "dp_cp_copies"
+        return Spread(both, 2 * shard, 2 * shard, 2 * shard, 2 * shard)
     reshard = shard if isinstance(layout.reshard, (bool, str)) else part_size(layout, axis, layout.reshard)
     return Spread(axis, replicas(layout, axis), shard, reshard, part_size(layout, axis, layout.reduce_hop))

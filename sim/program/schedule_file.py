@@ -11,10 +11,10 @@ from typing import Literal, final, get_args
 
 from sim.errors import SimError
 from sim.program.check_table import check_table
-from sim.program.table import SCHEDULES, Action, PassTimes, Placement, Schedule, Table, action_of, rank_of
+from sim.program.table import CELLS, SCHEDULES, Cell, PassTimes, Placement, Schedule, Table, actions_of, cell_of, home
 
 SUFFIX = ".csv"
-ALLOWED = "<stage><F, B, I or W><micro-batch> such as 0F0, or nothing"
+ALLOWED = f"{CELLS} or (0F1;0B0)OVERLAP_F_B, or nothing"
 
 
 def schedule_of(name: str) -> Schedule:
@@ -42,20 +42,20 @@ def _read(name: str, _changed_ns: int) -> ScheduleFile:
     while cells and not any(cells[-1]):
         cells.pop()
     rows = [
-        [_action(name, row, column, cell.strip()) for column, cell in enumerate(line, start=1)]
+        [_cell(name, row, column, token.strip()) for column, token in enumerate(line, start=1)]
         for row, line in enumerate(cells, start=1)
     ]
-    return ScheduleFile(name, tuple(tuple(action for action in row if action is not None) for row in rows))
+    return ScheduleFile(name, tuple(tuple(cell for cell in row if cell is not None) for row in rows))
 
 
-def _action(name: str, row: int, column: int, token: str) -> Action | None:
-    """The action of a cell; None for an empty one, where a rank idles."""
+def _cell(name: str, row: int, column: int, token: str) -> Cell | None:
+    """What a cell of the file holds; None for an empty one, where a rank idles."""
     if not token:
         return None
-    action = action_of(token)
-    if action is None:
+    cell = cell_of(token)
+    if cell is None:
         raise SimError(f"{name}: row {row}, column {column}: no action (got {token!r}, allowed {ALLOWED})")
-    return action
+    return cell
 
 
 @final
@@ -71,10 +71,12 @@ class ScheduleFile:
     def placement(self) -> Placement:
         """The one that puts every action on its rank; where none does, the first, so that the checker names one."""
         p = len(self.rows)
+        places = [(rank, action) for rank, row in enumerate(self.rows) for action in actions_of(row)]
+        m = 1 + max((action.microbatch for _, action in places), default=0)
         fitting = (
             placement
             for placement in get_args(Placement)
-            if all(rank_of(action.stage, p, placement) == rank for rank, row in enumerate(self.rows) for action in row)
+            if all(home(action, p, m, placement) == rank for rank, action in places)
         )
         return next(fitting, "loop")
 

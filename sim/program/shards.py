@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sim.program.schedule_file import schedule_of
 from sim.program.shapes import padded_vocab
-from sim.program.table import rank_of
+from sim.program.table import stages_of
 from sim.spec.layout import Layout, num_stages
 from sim.spec.parameters import layer_parameters, mtp_dense_parameters, norm_parameters
 from sim.spec.scenario import Scenario
@@ -81,5 +81,5 @@ def mtp_shard(scenario: Scenario) -> Shard:
 
 def ends_meet(layout: Layout) -> bool:
     """Whether the first and the last virtual stage lie on the same pipeline rank."""
-    last = num_stages(layout) - 1
-    return rank_of(last, layout.pp, schedule_of(layout.schedule).placement) == 0
+    placement = schedule_of(layout.schedule).placement
+    return num_stages(layout) - 1 in stages_of(0, layout.pp, layout.vpp, placement)

@@ -186,12 +186,19 @@ def _cast(unit: Unit, s: Shapes) -> Iterator[Stream]:
 
 
 def backward_block(
-    units: Sequence[Unit], rep: Replication, s: Shapes, training: Training, *, is_last: bool, hop: Hop
+    units: Sequence[Unit],
+    rep: Replication,
+    s: Shapes,
+    training: Training,
+    *,
+    is_last: bool,
+    hop: Hop,
+    delays: bool = False,
 ) -> Block:
     """Full backward pass of one micro-batch. The last one of the step (with ZeRO-2 and ZeRO-3 every one) reduces
-    gradients: bucket by bucket beside the layers that follow, or after all of them."""
+    gradients: bucket by bucket beside the layers that follow, or after all of them. delays: see `PassBuilder`."""
     builder = BlockBuilder()
-    run = PassBuilder(builder)
+    run = PassBuilder(builder, delays=delays)
     hop.receive(run)
     order = list(reversed(units))
     reductions = Reductions(run, rep, [unit.shard for unit in order], is_last=is_last)
@@ -205,6 +212,7 @@ def backward_block(
             run.flush()
             builder.uses.append((tuple(gathers[index]), builder.last()))
         reductions.start(bucket)
+    run.settle()
     hop.hand_on(run)
     reductions.finish()
     return builder.build()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -34,30 +34,79 @@ class Action:
         return f"{self.stage}{self.kind}{self.microbatch}"
 
 
-Table = tuple[tuple[Action, ...], ...]
+@dataclass(frozen=True)
+class Pair:
+    """`2F0&5B1`: a forward and a backward pass of different micro-batches side by side on one rank.
 
-Placement = Literal["loop", "v"]
+    They begin when the inputs of both are there, and hand on their results when both are done (F&B of arXiv 2412.19437
+    section 3.2.1).
+    """
+
+    forward: Action
+    backward: Action
+
+    def __str__(self) -> str:
+        return f"{self.forward}&{self.backward}"
+
+
+Cell = Action | Pair
+
+Table = tuple[tuple[Cell, ...], ...]
+
+
+def actions_of(cells: Iterable[Cell]) -> Iterator[Action]:
+    """The actions of cells in order; of a pair the forward pass first."""
+    for cell in cells:
+        match cell:
+            case Pair():
+                yield cell.forward
+                yield cell.backward
+            case Action():
+                yield cell
+
+
+Placement = Literal["loop", "v", "both"]
 """How chunks lie on p ranks. `loop`: stage s on rank s % p. `v`: odd chunks in reverse, so that stage p follows p - 1
-on the same rank, and the first and the last of two chunks share rank 0."""
+on the same rank, and the first and the last of two chunks share rank 0. `both`: the model twice, stage s on rank s for
+the first half of the micro-batches and on rank p - 1 - s for the others."""
 
 
-def rank_of(stage: int, p: int, placement: Placement) -> int:
-    """Pipeline rank of a virtual stage.
+def rank_of(stage: int, p: int, placement: Placement, *, is_mirrored: bool = False) -> int:
+    """Pipeline rank of a virtual stage; of its second copy where `is_mirrored`.
 
     >>> [rank_of(stage, 3, "v") for stage in range(6)]
     [0, 1, 2, 2, 1, 0]
     """
     chunk, place = divmod(stage, p)
-    return p - 1 - place if placement == "v" and chunk % 2 else place
+    return p - 1 - place if is_mirrored or (placement == "v" and chunk % 2) else place
+
+
+def is_mirrored(microbatch: int, m: int, placement: Placement) -> bool:
+    """Whether one of m micro-batches runs through the second copy of the model, from the last rank to the first."""
+    return placement == "both" and microbatch >= m // 2
+
+
+def home(action: Action, p: int, m: int, placement: Placement) -> int:
+    """Pipeline rank on which an action runs.
+
+    >>> home(Action(0, Kind.F, 0), 4, 8, "both"), home(Action(0, Kind.F, 4), 4, 8, "both")
+    (0, 3)
+    """
+    return rank_of(action.stage, p, placement, is_mirrored=is_mirrored(action.microbatch, m, placement))
 
 
 def stages_of(rank: int, p: int, v: int, placement: Placement) -> tuple[int, ...]:
-    """Virtual stages of a pipeline rank, by chunk.
+    """Virtual stages of a pipeline rank, in their order.
 
-    >>> stages_of(0, 3, 2, "v")
-    (0, 5)
+    >>> stages_of(0, 3, 2, "v"), stages_of(3, 4, 1, "both")
+    ((0, 5), (0, 3))
     """
-    return tuple(stage for stage in range(p * v) if rank_of(stage, p, placement) == rank)
+    copies = (False, True) if placement == "both" else (False,)
+    return tuple(
+        stage
+        for stage in range(p * v)
+        if any(rank_of(stage, p, placement, is_mirrored=copy) == rank for copy in copies)
+    )
 
 
 def awaited(action: Action, num_stages: int) -> tuple[Action, ...]:
@@ -72,11 +121,25 @@ def awaited(action: Action, num_stages: int) -> tuple[Action, ...]:
 
 @dataclass(frozen=True)
 class PassTimes:
-    """What one micro-batch takes on one rank, over all of its chunks, in any unit. B takes I and W together."""
+    """What one micro-batch takes on one rank, over all of its chunks, in any unit. B takes I and W together.
+
+    pair: of a forward and a backward pass side by side; F + B where None.
+    """
 
     forward: Fraction
     input_gradient: Fraction
     weight_gradient: Fraction
+    pair: Fraction | None = None
+
+    @property
+    def backward(self) -> Fraction:
+        """B."""
+        return self.input_gradient + self.weight_gradient
+
+    @property
+    def forward_and_backward(self) -> Fraction:
+        """F&B."""
+        return self.forward + self.backward if self.pair is None else self.pair
 
     @property
     def total(self) -> Fraction:
@@ -113,7 +176,7 @@ class Schedule(Protocol):
     def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction | None:
         """Idle time over ideal compute time for equal stages without communication; None where nothing is published.
 
-        The share of the span is x / (1 + x).
+        The ideal is m (F + I + W). The share of the span is x / (1 + x) where pairs take F + B.
         """
         ...
 
@@ -129,6 +192,10 @@ RELEASES = frozenset({Kind.B, Kind.W})
 """Kinds after which nothing that the forward pass kept is needed any more."""
 
 _TOKEN = re.compile(r"(\d+)([FBIW])(\d+)", re.ASCII)
+_TORCH_PAIR = re.compile(r"\((.*);(.*)\)OVERLAP_F_B", re.ASCII)
+"""As torch.distributed.pipelining writes a pair in its CSV files: `(2F0;5B1)OVERLAP_F_B`."""
+
+CELLS = "<stage><F, B, I or W><micro-batch> such as 0F0, or a pair of F and B such as 0F1&0B0"
 
 
 def grid(table: Table, marked: Container[tuple[int, int]] = ()) -> str:
@@ -138,7 +205,7 @@ def grid(table: Table, marked: Container[tuple[int, int]] = ()) -> str:
     0F0 >0F1< 0B0 0B1
     """
     tokens = [
-        [f">{action}<" if (rank, position) in marked else str(action) for position, action in enumerate(row)]
+        [f">{cell}<" if (rank, position) in marked else str(cell) for position, cell in enumerate(row)]
         for rank, row in enumerate(table)
     ]
     widths = [max(len(row[position]) for row in tokens if position < len(row)) for position in range(_longest(tokens))]
@@ -158,7 +225,7 @@ def from_text(text: str) -> Table:
     rows = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.startswith("#"):
-            rows.append(tuple(_action(token, number) for token in line.split()))
+            rows.append(tuple(_cell(token, number) for token in line.split()))
     return tuple(rows)
 
 
@@ -171,13 +238,28 @@ def action_of(token: str) -> Action | None:
     return Action(int(stage), Kind(kind), int(microbatch))
 
 
-def _action(token: str, line: int) -> Action:
-    action = action_of(token)
-    if action is None:
-        raise SimError(
-            f"line {line}: no action (got {token!r}, allowed <stage><F, B, I or W><micro-batch> such as 0F0)"
-        )
-    return action
+def cell_of(token: str) -> Cell | None:
+    """The action, or the pair of F and B, that a token stands for; None for what is neither.
+
+    >>> str(cell_of("(2F0;5B1)OVERLAP_F_B"))
+    '2F0&5B1'
+    """
+    torch = _TORCH_PAIR.fullmatch(token)
+    parts = [action_of(part) for part in (torch.groups() if torch else token.split("&"))]
+    match parts:
+        case [Action() as alone]:
+            return alone
+        case [Action(kind=Kind.F) as forward, Action(kind=Kind.B) as backward]:
+            return Pair(forward, backward)
+        case _:
+            return None
+
+
+def _cell(token: str, line: int) -> Cell:
+    cell = cell_of(token)
+    if cell is None:
+        raise SimError(f"line {line}: no action (got {token!r}, allowed {CELLS})")
+    return cell
 
 
 def in_flight(table: Table) -> tuple[int, ...]:
@@ -191,9 +273,9 @@ def in_flight(table: Table) -> tuple[int, ...]:
     return tuple(_most_held(row) for row in table)
 
 
-def _most_held(row: tuple[Action, ...]) -> int:
+def _most_held(row: tuple[Cell, ...]) -> int:
     held = most = 0
-    for action in row:
+    for action in actions_of(row):
         if action.kind is Kind.F:
             held += 1
             most = max(most, held)

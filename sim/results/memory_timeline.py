@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.engine.timeline import Timeline
-from sim.program.held import NOTHING, Held, walk
+from sim.program.held import NOTHING, Held, phases_of, walk
 from sim.program.memory import RankMemory, ranks_memory
 from sim.results.idle import compute_slots
 from sim.spec.scenario import Scenario
@@ -73,9 +73,8 @@ def _levels(rank: RankMemory, start_s: Sequence[float], end_s: Sequence[float]) 
     """(start, what is held beside the model state) of each level; start and end are those of the rank's blocks."""
     yield 0.0, NOTHING
     for step, begin_s, done_s in zip(walk(rank.row, rank.stages), start_s[:-1], end_s[:-1], strict=True):
-        phases = rank.stages[step.action.stage].phases[step.action.kind]
-        for number, phase in enumerate(phases):
-            yield begin_s + (done_s - begin_s) * number / len(phases), step.others + phase
+        for begin, phase in phases_of(step.cell, rank.stages):
+            yield begin_s + (done_s - begin_s) * begin, step.others + phase
         yield done_s, step.after
     yield start_s[-1], rank.end
     yield end_s[-1], NOTHING

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.cost.kernels import flop
 from sim.engine.timeline import Timeline
@@ -14,8 +15,10 @@ from sim.program.check import notes
 from sim.program.lower import num_microbatches
 from sim.program.memory import memory
 from sim.program.operations import Compute
+from sim.program.passes import FORWARD
+from sim.program.program import Program
 from sim.program.schedule_file import schedule_of
-from sim.program.table import Kind, PassTimes
+from sim.program.table import Kind, Pair, PassTimes, actions_of
 from sim.results.busy import Communication, busy_s, communication
 from sim.results.extrapolated import extrapolated
 from sim.results.idle import BUBBLE, Idle, Releases, Window, compute_slots, idle, pipeline_window
@@ -146,16 +149,26 @@ def pass_times(timeline: Timeline) -> PassTimes:
     chunks = 0
     for index, rank in enumerate(program.ranks):
         slots = compute_slots(timeline, index)
-        seconds = np.bincount(program.block[slots], timeline.end_s[slots] - timeline.start_s[slots], len(rank.actions))
-        for action, each_s in zip(rank.actions, seconds.tolist(), strict=True):
-            if action is not None:
-                total[action.kind] += rank.count * each_s
+        took_s, number = timeline.end_s[slots] - timeline.start_s[slots], program.block[slots]
+        seconds = np.bincount(number, took_s, len(rank.actions)).tolist()
+        is_forward = _labelled(program, FORWARD)[program.payload[slots]]
+        forward = np.bincount(number, took_s * is_forward, len(rank.actions)).tolist()
+        cells = [cell for cell in rank.actions if cell is not None]
+        for cell, each_s, forward_s in zip(cells, seconds, forward, strict=False):
+            both_s = (forward_s, each_s - forward_s) if isinstance(cell, Pair) else (each_s,)
+            for action, own_s in zip(actions_of([cell]), both_s, strict=True):
+                total[action.kind] += rank.count * own_s
                 count[action.kind] += rank.count
-        chunks = max(chunks, len({action.stage for action in rank.actions if action is not None}))
+        chunks = max(chunks, len({action.stage for action in actions_of(cells)}))
     mean = {kind: Fraction(total[kind]) * chunks / max(count[kind], 1) for kind in Kind}
     if not count[Kind.W]:
         return PassTimes(mean[Kind.F], mean[Kind.B], Fraction(0))
     return PassTimes(mean[Kind.F], mean[Kind.I], mean[Kind.W])
+
+
+def _labelled(program: Program, label: str) -> NDArray[np.bool_]:
+    """(payloads,) whether it is compute of that label."""
+    return np.array([isinstance(item, Compute) and item.label == label for item in program.payloads], dtype=bool)
 
 
 def closed_form_bubble(scenario: Scenario, times: PassTimes) -> tuple[float | None, str]:
@@ -164,6 +177,8 @@ def closed_form_bubble(scenario: Scenario, times: PassTimes) -> tuple[float | No
     layout = scenario.layout
     schedule = schedule_of(layout.schedule)
     numbers = (layout.pp, layout.vpp, num_microbatches(scenario))
+    if scenario.training.overlap.expert:
+        return None, f"the closed form of {layout.schedule} is not about passes side by side (overlap.expert)"
     broken = schedule.bubble_assumptions(*numbers, times)
     ideal = schedule.bubble_of_ideal(*numbers, times)
     if broken is not None or ideal is None:

@@ -203,7 +203,9 @@ def groups(layout: Layout, axis: str) -> Ints:
     tp, cp, dp, pp vary one attention axis; `dp_cp` both (gradients of dense parameters are reduced over it), `model`
     tp and pp, `stage` all but pp, `world` all. cp_inner are the neighbours along cp over which heads are spread,
     cp_outer the ranks of equal place in them. ep, etp, edp vary one expert axis: the ranks of a pipeline stage, in
-    their order within the layout, are cut into etp (innermost) x ep x edp.
+    their order within the layout, are cut into etp (innermost) x ep x edp. `dp_cp_copies` and `edp_copies` join two
+    groups of dp_cp and of edp where each stage has a copy: those of a pipeline rank and of the one as far from the
+    other end.
 
     Groups of `dp_cp` and `edp` have parts, named with a dot: `dp_cp.shard` (over which ZeRO shards), `dp_cp.replica`
     (ranks of equal position in different shard groups); within a shard group `dp_cp.reshard` (neighbours that hold the
@@ -217,6 +219,8 @@ def groups(layout: Layout, axis: str) -> Ints:
         return _parts(layout, axis)
     if axis == "world":
         return np.arange(num_ranks(layout), dtype=np.int64).reshape(1, -1)
+    if axis.endswith("_copies"):
+        return _with_copies(layout, groups(layout, axis.removesuffix("_copies")))
     axes, grid = _grid(layout, axis_sizes(layout))
     if axis in ("cp_inner", "cp_outer"):
         inner = cp_head_ranks(layout)
@@ -247,6 +251,15 @@ def _parts(layout: Layout, axis: str) -> Ints:
             if part == "hop":
                 return members.reshape(-1, hop)
             return members.reshape(-1, shard // hop, hop).transpose(0, 2, 1).reshape(-1, shard // hop)
+
+
+def _with_copies(layout: Layout, own: Ints) -> Ints:
+    """Each group, (groups, members), of the first half of the pipeline with the one that mirrors it in the second."""
+    pipelines = groups(layout, "pp")
+    mirror = np.empty(num_ranks(layout), dtype=np.int64)
+    mirror[pipelines] = pipelines[:, ::-1]
+    own = own[coordinates(layout, "pp")[own[:, 0]] < layout.pp // 2]
+    return np.concatenate([own, mirror[own]], axis=1)
 
 
 def coordinates(layout: Layout, axis: str) -> Ints:

@@ -25,6 +25,8 @@ class Overlap(Spec):
         optimizer. (The simulated step is one of a steady run: it starts with the gathers that the step before left.)
     pipeline: a rank goes on to its next pass beside what it sends, else when that has been received; by default as the
         stack's schedule has it (`Stack.blocking_sends`).
+    expert: the exchanges over ep of one micro-batch run beside the kernels of another: in the steady phase of 1F1B the
+        next forward and this backward pass share the GPU (Megatron-Core's overlap_moe_expert_parallel_comm).
     tensor: in the backward pass, tensor-parallel communication of the input gradient runs beside the weight gradient.
     tensor_chunks: products and the communication of sequence parallelism before and after them are cut, so that one
         chunk is sent beside the product of another: a reduce_scatter into so many chunks (Transformer Engine's
@@ -38,6 +40,7 @@ class Overlap(Spec):
     grad_reduce: bool = True
     param_gather: bool = True
     pipeline: bool | None = None
+    expert: bool = False
     tensor: bool = True
     tensor_chunks: Count | None = None
     shared_expert: bool = False

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from sim.program.lower import num_microbatches
+from sim.program.lower import num_microbatches, schedule_table
 from sim.program.optimizer import scales_gradients
 from sim.program.replication import replication
 from sim.program.shapes import attention_of
+from sim.program.table import Pair
 from sim.results.traffic import TrafficRow
 from sim.spec import background
 from sim.spec.conditions import Conditions
@@ -33,6 +34,7 @@ def unused(scenario: Scenario, fabric: Fabric, rows: Iterable[TrafficRow]) -> li
         *_clipping(scenario.training),
         *_axes(scenario, fabric),
         *_routing(scenario, rows),
+        *_pairs(scenario),
         *_algorithms(rows),
         *_slowdown(rows),
         *_conditions(scenario.conditions, fabric, idle_tiers, has_draws=is_drawn(scenario.training.moe)),
@@ -143,6 +145,13 @@ def _routing(scenario: Scenario, rows: Iterable[TrafficRow]) -> Iterator[tuple[s
     is_two_level = any(row.algorithm == "two_level" for row in exchanges)
     if experts is not None and training.moe.node_limit is not None and not is_two_level:
         yield "training.moe.node_limit", "only the two_level all_to_all sends a token once to a node"
+
+
+def _pairs(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    if scenario.training.overlap.expert:
+        table = schedule_table(scenario)
+        if not any(isinstance(cell, Pair) for row in table for cell in row):
+            yield "training.overlap.expert", "no forward pass follows a backward pass: all are in flight at once"
 
 
 def _algorithms(rows: Iterable[TrafficRow]) -> Iterator[tuple[str, str]]:

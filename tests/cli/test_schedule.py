@@ -28,6 +28,17 @@ def test_numbers_are_those_of_the_schedule(invoke: Callable):
     assert "in flight    4 4 4 4" in output
 
 
+def test_two_passes_side_by_side_are_one_cell_and_may_take_less_than_one_after_the_other(invoke: Callable):
+    arguments = ("schedule", "dualpipe", "--pp", "8", "--microbatches", "20", "--times")
+    # (p / 2 - 1) (F&B + B - 3 W) = 3 x 6 of m (F + B) = 100; with F&B 4 instead of 5, 3 x 4.
+    assert invoke(*arguments, "2,2,1").stdout.count("(3/20)") == 2
+    output = invoke(*arguments, "2,2,1,4").stdout
+    assert output.count("of the ideal time (3/25)") == 2
+    assert "F 2, I 2, W 1, F&B 4 (B is I + W)" in output
+    assert "F5&B11" in output
+    assert "in flight    9 9 9 9 9 9 9 9" in output
+
+
 def test_assumptions_that_do_not_hold_are_named(invoke: Callable):
     output = invoke("schedule", "zb_h2", "--pp", "4", "--microbatches", "4").stdout
     assert "closed form  micro-batches = 4, but the closed form of zb_h2 needs 2 pp - 1 = 7 or more" in output
@@ -70,6 +81,7 @@ def test_a_file_is_drawn_too(invoke: Callable, tmp_path: Path):
         (("zb_v", "--pp", "4", "--microbatches", "8"), "vpp = 1, but zb_v has two chunks on each rank (allowed 2)"),
         (("zb_h3", "--pp", "4", "--microbatches", "8"), "unknown schedule (got 'zb_h3'"),
         (("1f1b", "--pp", "2", "--microbatches", "2", "--times", "1,0,1"), "--times: no times of F, I and W"),
+        (("1f1b", "--pp", "2", "--microbatches", "2", "--times", "1,1,1,2"), "1f1b runs no two passes side by side"),
         (("1f1b", "--pp", "2", "--microbatches", "2", "--svg", "."), "cannot write '.'"),
     ],
 )

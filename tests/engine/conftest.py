@@ -15,9 +15,11 @@ from sim.program.flows import Flows, FlowType
 from sim.program.fold import fold
 from sim.program.lower import assemble, hop_stream
 from sim.program.operations import PP_BACKWARD, PP_FORWARD, Block, BlockBuilder, Send
+from sim.program.pairing import side_by_side
 from sim.program.ranks import Payloads, rank_table
 from sim.program.roles import Role
-from sim.program.table import Action, Kind, Table
+from sim.program.schedule_file import schedule_of
+from sim.program.table import Action, Cell, Kind, Pair, Table, actions_of, is_mirrored
 from sim.spec.gpu import Gpu, StreamConstants, StreamRate
 from sim.spec.layout import Layout
 
@@ -56,10 +58,17 @@ def _hops(p: int, v: int) -> Flows:
     )
 
 
-def _block(action: Action, layout: Layout, kernels: dict[Kind, tuple[Stream, ...]]) -> Block:
+def _block_of_cell(cell: Cell, m: int, layout: Layout, kernels: dict[Kind, tuple[Stream, ...]]) -> Block:
+    blocks = [_block(action, m, layout, kernels) for action in actions_of([cell])]
+    return side_by_side(*blocks) if isinstance(cell, Pair) else blocks[0]
+
+
+def _block(action: Action, m: int, layout: Layout, kernels: dict[Kind, tuple[Stream, ...]]) -> Block:
     builder = BlockBuilder()
     builder.compute(str(action.kind), kernels[action.kind])
-    stream = hop_stream(action.stage, action.stage + (1 if action.kind is Kind.F else -1), layout)
+    is_copy = is_mirrored(action.microbatch, m, schedule_of(layout.schedule).placement)
+    step = 1 if action.kind is Kind.F else -1
+    stream = hop_stream(action.stage, action.stage + step, layout, is_copy=is_copy)
     if stream is not None and action.kind is not Kind.W:
         builder.communicate(Send(stream, 1.0))
     return builder.build()
@@ -90,7 +99,9 @@ def play_table(
         )
     }
     layout = Layout(pp=p, vpp=v, schedule=schedule)
-    tables = [rank_table(row, [_block(a, layout, kernels) for a in row], payloads, prefetch=0) for row in table]
+    m = 1 + max(action.microbatch for row in table for action in actions_of(row))
+    blocks = [[_block_of_cell(cell, m, layout, kernels) for cell in row] for row in table]
+    tables = [rank_table(row, own, payloads, prefetch=0) for row, own in zip(table, blocks, strict=True)]
     flows = _hops(p, v)
     types = {item: FlowType(item.stream, "send", "pp", "send") for item in payloads.items if isinstance(item, Send)}
     ranks = np.arange(p)

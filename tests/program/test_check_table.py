@@ -91,6 +91,29 @@ def test_deadlock_names_and_marks_what_waits_for_what() -> None:
     assert message.count(">") == 2
 
 
+def test_a_pair_waits_for_what_both_of_its_passes_need() -> None:
+    """Rank 0 could run 0F1 but not 0B0, rank 1 neither."""
+    check_table(from_text("0F0 0F1 0F2&0B0 0B1 0B2\n1F0 1B0 1F1 1B1 1F2 1B2"), 2, 1, 3)
+    message = refused("0F0 0F1&0B0 0B1\n1F0 1F1&1B0 1B1", 2, 1, 2)
+    assert message.startswith("deadlock: 0F1&0B0 for 1B0, 1F1&1B0 for 0F1\n")
+    assert ">0F1&0B0<" in message
+
+
+def test_a_pass_is_in_no_pair_with_its_own_backward_pass() -> None:
+    assert refused("0F0&0B0", 1, 1, 1) == "rank 0, position 0: 0B0 runs beside 0F0\n>0F0&0B0<"
+
+
+def test_second_half_of_the_micro_batches_runs_through_the_mirrored_copy_of_the_model() -> None:
+    table = from_text("0F0 1F1 1B1 0B0\n0F1 1F0 1B0 0B1")
+    check_table(table, 2, 1, 2, "both")
+    with pytest.raises(TableError, match="1F1 runs on rank 0, but stage 1 lives on rank 1"):
+        check_table(table, 2, 1, 2, "loop")
+    with pytest.raises(TableError, match="0F1 runs on rank 0, but stage 0 of micro-batch 1 lives on rank 1"):
+        check_table(from_text("0F0 0F1 0B1 0B0\n1F0 1F1 1B1 1B0"), 2, 1, 2, "both")
+    with pytest.raises(TableError, match="3 micro-batches, but half of them run through each copy"):
+        check_table(table, 2, 1, 3, "both")
+
+
 def tables() -> st.SearchStrategy[tuple[str, int, int, int]]:
     return st.sampled_from([("gpipe", 3, 1, 4), ("1f1b", 4, 1, 6), ("interleaved_1f1b", 2, 2, 4)])
 

@@ -11,7 +11,7 @@ import pytest
 from sim.errors import SimError
 from sim.program.lower import lower
 from sim.program.schedule_file import schedule_of
-from sim.program.table import SCHEDULES, Kind, PassTimes, Table
+from sim.program.table import SCHEDULES, Kind, PassTimes, Table, from_text
 from sim.simulation import load, simulate
 from sim.spec.scenario import Scenario
 
@@ -24,7 +24,10 @@ def written(path: Path, table: Table) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(("name", "v"), [("1f1b", 1), ("zb_h1", 1), ("interleaved_1f1b", 2), ("zb_v", 2)])
+@pytest.mark.parametrize(
+    ("name", "v"),
+    [("1f1b", 1), ("zb_h1", 1), ("interleaved_1f1b", 2), ("zb_v", 2), ("dualpipe_v", 2), ("dualpipe", 1)],
+)
 def test_a_file_with_the_table_of_a_schedule_is_that_schedule(small: Make, tmp_path: Path, name: str, v: int) -> None:
     table = SCHEDULES[name].table(2, v, 4)
     changes = {"layout.pp": 2, "layout.vpp": v, "layout.dp": 8, "layout.schedule": name}
@@ -35,6 +38,13 @@ def test_a_file_with_the_table_of_a_schedule_is_that_schedule(small: Make, tmp_p
     assert found.memory == expected.memory
     assert found.bubble_fraction_closed_form is None
     assert "no closed form is published" in found.bubble_note
+
+
+def test_pairs_are_read_as_torch_writes_them(tmp_path: Path) -> None:
+    """`_Action.__repr__` of torch.distributed.pipelining has the sub-actions in parentheses, ; between them."""
+    path = tmp_path / "own.csv"
+    path.write_text("0F0,0F1,(0F2;0B0)OVERLAP_F_B,0B1,0B2\n")
+    assert schedule_of(str(path)).table(1, 1, 3) == from_text("0F0 0F1 0F2&0B0 0B1 0B2")
 
 
 def test_a_file_is_found_beside_the_scenario_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +73,11 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
         ("0F0,0B0\n", r"pp = 2, but .*own\.csv has 1 rows \(allowed one for each pipeline rank\)"),
         ("0F0,0B0\n1F0\n", r"own\.csv with pp = 2, vpp = 1 and 1 micro-batches: rank 1 never runs 1B0"),
         ("0F0,0B0,1F0,1B0\n,\n", r"has 1 rows"),
+        (
+            "0F0,(0B0;0F1)OVERLAP_F_B\n",
+            r"column 2: no action \(got '\(0B0;0F1\)OVERLAP_F_B', allowed .* pair of F and B",
+        ),
+        ("0F0&0B0\n1F0,1B0\n", r"rank 0, position 0: 0B0 runs beside 0F0\n>0F0&0B0<"),
         ("0F0,0B0\n1F0,0B0\n", r"0B0 runs on rank 1, but stage 0 lives on rank 0\n"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from sim.program.lower import lower
 from sim.program.operations import Collective, Send
 from sim.program.program import Program
-from sim.program.table import RELEASES
+from sim.program.table import RELEASES, actions_of
 from sim.spec.scenario import Scenario
 
 Make = Callable[[dict[str, object]], Scenario]
@@ -140,7 +140,7 @@ def sends_of(scenario: Scenario) -> int:
     return sum(isinstance(played.payloads[number], Send) for number in played.payload.tolist())
 
 
-@pytest.mark.parametrize(("schedule", "vpp"), [("zb_h1", 1), ("zb_v", 2), ("dualpipe_v", 2)])
+@pytest.mark.parametrize(("schedule", "vpp"), [("zb_h1", 1), ("zb_v", 2), ("dualpipe_v", 2), ("dualpipe", 1)])
 def test_gradients_are_reduced_in_the_last_pass_that_adds_to_them(small: Make, schedule: str, vpp: int) -> None:
     changes = {"layout.pp": 2, "layout.vpp": vpp, "layout.dp": 8, "layout.schedule": schedule}
     played = program(small(changes | {"training.global_batch": 32}))
@@ -150,6 +150,7 @@ def test_gradients_are_reduced_in_the_last_pass_that_adds_to_them(small: Make, s
         reducing = {
             rank.actions[played.block[slot]] for slot, kind in zip(own, kinds, strict=True) if kind == "dp_reduce"
         }
-        done = [action for action in rank.actions if action is not None and action.kind in RELEASES]
-        last = {action.stage: action for action in done}
+        cells = [cell for cell in rank.actions if cell is not None]
+        done = [(action.stage, cell) for cell in cells for action in actions_of([cell]) if action.kind in RELEASES]
+        last = dict(done)
         assert reducing == set(last.values())

@@ -26,6 +26,14 @@ CASES = {
     "ends without layers": {"layout.pp": 4, "layout.schedule": "zb_h1", "layout.stage_layers": [0, 2, 2, 0]},
     "multi-token prediction": {"layout.pp": 2, "layout.zero": 1, "model.mtp_layers": 2},
     "interleaved": {"layout.pp": 2, "layout.vpp": 2, "layout.tp": 4, "layout.schedule": "interleaved_1f1b"},
+    "passes in pairs": {"layout.pp": 2, "layout.tp": 2, "layout.schedule": "dualpipe"},
+    "pairs of unlike stages": {
+        "layout.pp": 2,
+        "layout.vpp": 2,
+        "layout.tp": 2,
+        "layout.schedule": "dualpipe_v",
+        "layout.stage_layers": [1, 2, 1, 0],
+    },
 }
 
 

@@ -118,3 +118,12 @@ def test_with_chunks_the_first_and_the_last_virtual_stage_count_them():
 def test_both_ends_on_one_stage_need_a_layer_more():
     counted = CountedEnds(account_for_embedding=True, account_for_loss=True)
     assert [len(stage) for stage in layers_of_stages(layout(stage_layers=counted), 4)] == [4]
+
+
+def test_groups_of_copies_join_a_group_with_its_mirror_image_in_the_other_half_of_the_pipeline() -> None:
+    """By hand: ranks 0 1 | 2 3 | 4 5 | 6 7 are the four stages of dp 2; stage 0 lies on the first and on the last."""
+    four = layout(dp=2, pp=4)
+    assert groups(four, "dp_cp_copies").tolist() == [[0, 1, 6, 7], [2, 3, 4, 5]]
+    experts = layout(dp=4, pp=2, ep=2)
+    assert groups(experts, "edp").tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]]
+    assert groups(experts, "edp_copies").tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,20 @@ def test_a_field_that_changes_the_step_is_not_called_unused(path: str, value: st
     assert path not in paths_of(scenario)
     before, after = sim.simulate(scenario), sim.simulate(load(text, tmp_path, f"{path}={value}"))
     assert (after.step_time_s, after.memory) != (before.step_time_s, before.memory)
+
+
+def test_overlap_of_experts_is_unused_where_no_two_passes_can_be_a_pair(small: Callable[..., Scenario]):
+    changes: dict[str, object] = {
+        "model.experts": {"num_experts": 8, "top_k": 2, "ffn_hidden": 1024},
+        "layout.ep": 4,
+        "training.overlap.expert": True,
+    }
+    path = "training.overlap.expert"
+    one, two = (small(changes | {"training.global_batch": 16 * count}) for count in (1, 2))
+    assert path in paths_of(one)
+    assert path not in paths_of(two)
+    without = sim.simulate(small(changes | {"training.global_batch": 16, path: False}))
+    assert sim.simulate(one).step_time_s == without.step_time_s
 
 
 def test_tiers_beyond_a_node_are_unused_where_everything_stays_in_it(tmp_path: Path):

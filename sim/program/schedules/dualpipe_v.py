@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Literal, final
 
-from sim.program.table import SCHEDULES, Action, Kind, PassTimes, Placement, Table
+from sim.program.table import SCHEDULES, Action, Cell, Kind, Pair, PassTimes, Placement, Table
 
 
 @final
 class DualPipeV:
-    """DualPipe cut in half: each rank holds stages r and 2 p - 1 - r, and no parameters are held twice.
-
-    The passes of a pair are played one after the other, forward first. On a GPU they share it, so that the exchanges of
-    one hide behind the kernels of the other: that gain is left out here.
-    """
+    """DualPipe cut in half: each rank holds stages r and 2 p - 1 - r, and no parameters are held twice."""
 
     placement: Placement = "v"
     span: Literal["pipeline", "rank"] = "pipeline"
@@ -31,16 +27,15 @@ class DualPipeV:
     def table(self, p: int, v: int, m: int) -> Table:
         """The eight phases of `DualPipeV.step` (dualpipe/dualpipev.py of deepseek-ai/DualPipe)."""
         assert self.refusal(p, v, m) is None
-        return tuple(tuple(_Row(rank, p, m).actions()) for rank in range(p))
+        return tuple(tuple(DualRow(rank, p, m, (rank, 2 * p - 1 - rank), (0, 0)).cells()) for rank in range(p))
 
     def bubble_of_ideal(self, p: int, v: int, m: int, times: PassTimes) -> Fraction:
-        """(p - 1) (F&B + B - 3 W - I) / (v m (F + I + W)) with F&B = F + B, that is (p - 1) (F + I - W) above the line.
+        """(p - 1) (F&B + B - 3 W) / (v m (F + I + W)).
 
         The README of deepseek-ai/DualPipe has (PP / 2 - 1) (F&B + B - 3 W) for DualPipe on PP ranks, half of which is
-        DualPipeV on p = PP / 2: there the results of a pair leave together. Here those of the forward pass leave before
-        the backward pass, which saves I at every hop.
+        DualPipeV on p = PP / 2.
         """
-        bubble = (p - 1) * (times.forward + times.input_gradient - times.weight_gradient)
+        bubble = (p - 1) * (times.forward_and_backward + times.backward - 3 * times.weight_gradient)
         return bubble / (v * m * times.total)
 
     def bubble_assumptions(self, p: int, v: int, m: int, times: PassTimes) -> str | None:
@@ -51,35 +46,42 @@ class DualPipeV:
         return None
 
 
-class _Row:
-    """Actions of one rank. Weight gradients that were split off wait in a queue, oldest first."""
+class DualRow:
+    """Cells of one rank that runs two chunks of the model at once (the eight phases of `step` in dualpipe/dualpipe.py
+    and dualpipe/dualpipev.py). Weight gradients that were split off wait in a queue, oldest first.
 
-    def __init__(self, rank: int, p: int, m: int) -> None:
-        self._stages = (rank, 2 * p - 1 - rank)
-        self._rank, self._p, self._m = rank, p, m
+    place: of the rank among the p that fill the pipeline.  m: micro-batches of each chunk.  stages: of both chunks.
+    first: the first micro-batch of each.
+    """
+
+    def __init__(self, place: int, p: int, m: int, stages: tuple[int, int], first: tuple[int, int]) -> None:
+        self._stages, self._first = stages, first
+        self._place, self._p, self._m = place, p, m
         self._num_forward, self._num_backward = [0, 0], [0, 0]
         self._waiting: list[tuple[int, int]] = []
 
-    def actions(self) -> Iterator[Action]:
+    def cells(self) -> Iterator[Cell]:
         """All of them."""
-        rank, later = self._rank, self._p - self._rank - 1
+        place, later = self._place, self._p - self._place - 1
         yield from (self._forward(0) for _ in range(2 * later))
-        for _ in range(rank + 1):
+        for _ in range(place + 1):
             yield self._forward(0)
             yield self._forward(1)
         for _ in range(later):
             yield self._input_gradient(1)
             yield self._weight_gradient()
             yield self._forward(1)
-        for _ in range(self._m - 2 * self._p + rank + 1):
-            yield self._forward(0)
-            yield self._backward(1)
-            yield self._forward(1)
-            yield self._backward(0)
+        for number in range(self._m - 2 * self._p + place + 1):
+            if number == 0 and not later:
+                # The source keeps these two apart, which shortens the bubble.
+                yield self._forward(0)
+                yield self._backward(1)
+            else:
+                yield self._pair(0, 1)
+            yield self._pair(1, 0)
         for _ in range(later):
             yield self._backward(1)
-            yield self._forward(1)
-            yield self._backward(0)
+            yield self._pair(1, 0)
         yield from self._drained()
         for _ in range(later):
             yield self._weight_gradient()
@@ -87,30 +89,34 @@ class _Row:
         while self._waiting:
             yield self._weight_gradient()
 
+    def _pair(self, forward: int, backward: int) -> Pair:
+        return Pair(self._forward(forward), self._backward(backward))
+
     def _drained(self) -> Iterator[Action]:
         """Backward passes of both chunks in turn; in the second half their weight gradients are split off."""
-        for number in range(self._rank + 1):
+        for number in range(self._place + 1):
             for chunk in (1, 0):
-                is_split = 2 * number + 1 - chunk > self._rank
+                is_split = 2 * number + 1 - chunk > self._place
                 yield self._input_gradient(chunk) if is_split else self._backward(chunk)
 
     def _forward(self, chunk: int) -> Action:
-        self._num_forward[chunk] += 1
-        return Action(self._stages[chunk], Kind.F, self._num_forward[chunk] - 1)
+        return Action(self._stages[chunk], Kind.F, self._next(self._num_forward, chunk))
 
     def _backward(self, chunk: int) -> Action:
-        self._num_backward[chunk] += 1
-        return Action(self._stages[chunk], Kind.B, self._num_backward[chunk] - 1)
+        return Action(self._stages[chunk], Kind.B, self._next(self._num_backward, chunk))
 
     def _input_gradient(self, chunk: int) -> Action:
-        mb = self._num_backward[chunk]
-        self._num_backward[chunk] += 1
+        mb = self._next(self._num_backward, chunk)
         self._waiting.append((self._stages[chunk], mb))
         return Action(self._stages[chunk], Kind.I, mb)
 
     def _weight_gradient(self) -> Action:
         stage, mb = self._waiting.pop(0)
         return Action(stage, Kind.W, mb)
+
+    def _next(self, counts: list[int], chunk: int) -> int:
+        counts[chunk] += 1
+        return self._first[chunk] + counts[chunk] - 1
 
 
 SCHEDULES.register("dualpipe_v")(DualPipeV())

@@ -16,7 +16,7 @@ from matplotlib.path import Path
 from sim.engine.timeline import Timeline
 from sim.program.operations import COMPUTE, STREAMS
 from sim.program.ranks import STREAM_INDEX
-from sim.program.table import Action, Kind
+from sim.program.table import Action, Cell, Kind, actions_of
 from sim.report.figures import FIGURES
 from sim.report.figures.style import INK, PAPER, sheet, time_axis
 from sim.report.tables import percent, seconds, short_names
@@ -41,14 +41,15 @@ DRAWABLE_FRAC = 1 / 800
 """Communication closer together than this part of a panel is drawn as one."""
 
 ODD_TINT, CHUNK_TINT = 0.2, 0.5
+FONT_SIZE, HALF_FONT_SIZE = 6.5, 4.5
 BLOCK_TOP, BLOCK_BOTTOM, STRIPS_BOTTOM = -0.42, 0.1, 0.42
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Actions of one pipeline rank: (blocks,) start and end on its compute stream, s; None is the end of the step."""
+    """Cells of one pipeline rank: (blocks,) start and end on its compute stream, s; None is the end of the step."""
 
-    actions: tuple[Action | None, ...]
+    actions: tuple[Cell | None, ...]
     start_s: Floats
     end_s: Floats
 
@@ -99,9 +100,9 @@ class Pipeline:
     title = "One pipeline over time"
     caption = (
         "Blue is forward, green backward, with the number of the micro-batch, lighter for later chunks of an "
-        "interleaved schedule; hatched grey is where a rank computes nothing. The thin strips below a row are its "
-        "communication by kind, whether or not it was hidden. Of the best layout; a long step by its beginning and its "
-        "end, each on its own scale."
+        "interleaved schedule, one above the other where two passes share the GPU; hatched grey is where a rank "
+        "computes nothing. The thin strips below a row are its communication by kind, whether or not it was hidden. Of "
+        "the best layout; a long step by its beginning and its end, each on its own scale."
     )
     place = 2
 
@@ -167,25 +168,37 @@ class Pipeline:
 
 
 def _draw_blocks(axes: Axes, row: Blocks, y: int, window: tuple[float, float]) -> None:
-    """Passes of one rank, those of odd micro-batches a little lighter; numbers where they have room."""
+    """Passes of one rank, those of odd micro-batches a little lighter; numbers where they have room. Of two passes side
+    by side each has half of the height."""
     start_s, end_s = window
     shown = np.flatnonzero((row.end_s > start_s) & (row.start_s < end_s)).tolist()
-    stages = sorted({action.stage for action in row.actions if action is not None})
-    colours: dict[str | tuple[float, float, float], list[int]] = {}
-    for index in shown:
-        colours.setdefault(_colour(row.actions[index], stages), []).append(index)
-    for colour, members in colours.items():
+    stages = sorted({action.stage for action in actions_of(cell for cell in row.actions if cell is not None)})
+    boxes = [(index, *box) for index in shown for box in _boxes(row.actions[index])]
+    looks: dict[tuple[str | tuple[float, float, float], float, float], list[int]] = {}
+    for index, action, top, bottom in boxes:
+        looks.setdefault((_colour(action, stages), top, bottom), []).append(index)
+    for (colour, top, bottom), members in looks.items():
         bounds = (row.start_s[members], row.end_s[members])
-        _rectangles(axes, *bounds, y + BLOCK_TOP, y + BLOCK_BOTTOM, facecolor=colour, edgecolor=PAPER)
-    for index in shown:
-        action = row.actions[index]
+        _rectangles(axes, *bounds, y + top, y + bottom, facecolor=colour, edgecolor=PAPER)
+    for index, action, top, bottom in boxes:
         lo, hi = max(float(row.start_s[index]), start_s), min(float(row.end_s[index]), end_s)
         if action is not None and hi - lo > (end_s - start_s) * (0.006 + 0.005 * len(str(action.microbatch))):
-            middle = y + (BLOCK_TOP + BLOCK_BOTTOM) / 2
+            size = FONT_SIZE if bottom - top == BLOCK_BOTTOM - BLOCK_TOP else HALF_FONT_SIZE
+            middle = y + (top + bottom) / 2
             # Black on both blues and the green: the numbers keep their colour on a dark page.
             axes.text(
-                (lo + hi) / 2, middle, str(action.microbatch), ha="center", va="center", fontsize=6.5, color="black"
+                (lo + hi) / 2, middle, str(action.microbatch), ha="center", va="center", fontsize=size, color="black"
             )
+
+
+def _boxes(cell: Cell | None) -> list[tuple[Action | None, float, float]]:
+    """(action, top, bottom) of each box that stands for a cell; None is the end of the step."""
+    actions = [None] if cell is None else list(actions_of([cell]))
+    height = (BLOCK_BOTTOM - BLOCK_TOP) / len(actions)
+    return [
+        (action, BLOCK_TOP + number * height, BLOCK_TOP + (number + 1) * height)
+        for number, action in enumerate(actions)
+    ]
 
 
 def _colour(action: Action | None, stages: Sequence[int]) -> str | tuple[float, float, float]:
@@ -246,7 +259,8 @@ def _rectangles(axes: Axes, start_s: Floats, end_s: Floats, top: float, bottom: 
 
 
 def _legend(rows: Sequence[Blocks], groups: Sequence[Group]) -> list[Patch]:
-    kinds = {action.kind for row in rows for action in row.actions if action is not None}
+    cells = (cell for row in rows for cell in row.actions if cell is not None)
+    kinds = {action.kind for action in actions_of(cells)}
     names = {Kind.F: "forward", Kind.B: "backward", Kind.I: "input gradient", Kind.W: "weight gradient"}
     handles = [Patch(facecolor=COLOURS[kind], label=names[kind]) for kind in Kind if kind in kinds]
     handles.append(Patch(facecolor=OPTIMIZER.colour, label="optimizer"))
