@@ -17,8 +17,10 @@ from sim.results.result import Result
 from sim.results.summarise import summarise
 from sim.spec import load as files
 from sim.spec.conditions import built_fabric
+from sim.spec.layout import num_ranks
 from sim.spec.load import Overrides, Point
 from sim.spec.scenario import Scenario
+from sim.spec.stack import pace_of
 from sim.spec.topology import Fabric
 
 
@@ -75,7 +77,14 @@ def played(program: Program, scenario: Scenario) -> Timeline:
     """What happens when the program of `scenario` runs on its GPUs, and is issued by its stack's host."""
     training, host = scenario.training, scenario.stack.host
     costs = HostCosts(host.kernel_s, host.collective_s, host.graph_s if training.cuda_graphs else None)
-    return play(program, scenario.gpu, slows_compute=training.overlap.compute_slowdown, host=costs)
+    return play(
+        program,
+        scenario.gpu,
+        pace=pace_of(scenario.stack, scenario.gpu),
+        num_gpus=num_ranks(scenario.layout),
+        slows_compute=training.overlap.compute_slowdown,
+        host=costs,
+    )
 
 
 def simulate(scenario: Scenario, fidelity: Fidelity = "fused") -> Result:

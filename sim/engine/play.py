@@ -17,7 +17,7 @@ import simpy
 from simpy.events import NORMAL
 
 from sim.cost.host import HostCosts
-from sim.cost.kernels import duration_s
+from sim.cost.pace import paced_s, straggling
 from sim.engine.events import triggered
 from sim.engine.expand import expanded
 from sim.engine.fuse import Alone, fuse, unfused
@@ -30,21 +30,33 @@ from sim.errors import SimError
 from sim.program.operations import Compute
 from sim.program.program import Program
 from sim.spec.gpu import Gpu
+from sim.spec.pace import ALONE, Pace
 
 
-def play(program: Program, gpu: Gpu, *, slows_compute: bool = True, host: HostCosts | None = None) -> Timeline:
+def play(
+    program: Program,
+    gpu: Gpu,
+    *,
+    pace: Pace = ALONE,
+    num_gpus: int = 1,
+    slows_compute: bool = True,
+    host: HostCosts | None = None,
+) -> Timeline:
     """Play the step.
 
+    pace, num_gpus: how kernels run in it, and how many GPUs wait for the slowest.
     slows_compute: whether kernels slow down while communication runs beside them.  host: what issuing work costs; None
     where it is free.
 
     Raises SimError, with who waits for whom, when operations wait for each other in a circle.
     """
+    late = straggling(pace, num_gpus)
     kernel_s = tuple(
-        tuple(duration_s(kernel, gpu) for kernel in payload.kernels) if isinstance(payload, Compute) else ()
+        tuple(late * paced_s(kernel, gpu, pace) for kernel in payload.kernels) if isinstance(payload, Compute) else ()
         for payload in program.payloads
     )
-    slows = np.array([slows_by(payload, gpu) if slows_compute else 1.0 for payload in program.payloads])
+    share = pace.slowdown if slows_compute else 0.0
+    slows = np.array([1.0 + share * (slows_by(payload, gpu) - 1.0) for payload in program.payloads])
     rivals_of = rivals(program.flows)
     costs = costs_of(program, np.array([sum(times) for times in kernel_s]), rivals_of)
     release_s = releases(program, kernel_s, costs.alone_s, host)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.cost.kernels import duration_s
 from sim.cost.network_time import lone_call
+from sim.cost.pace import paced_s
 from sim.program.flows import CONTROL_BYTES
 from sim.program.operations import Block, Collective, Compute, Payload
 from sim.program.replication import replication
@@ -17,6 +17,7 @@ from sim.program.stage import Hop, Unit, backward_block, forward_block, units_of
 from sim.spec.conditions import built_fabric
 from sim.spec.layout import groups, num_stages
 from sim.spec.scenario import Scenario
+from sim.spec.stack import pace_of
 from sim.spec.topology import Fabric, Floats, Ints
 
 RESOLUTION = 1e-6
@@ -171,7 +172,8 @@ class _UnitTimes:
     def _alone_s(self, payload: Payload) -> float:
         match payload:
             case Compute():
-                return sum(duration_s(kernel, self._scenario.gpu) for kernel in payload.kernels)
+                pace = pace_of(self._scenario.stack, self._scenario.gpu)
+                return sum(paced_s(kernel, self._scenario.gpu, pace) for kernel in payload.kernels)
             case Collective():
                 members = groups(self._scenario.layout, payload.group)
                 nbytes = payload.nbytes if payload.nbytes > CONTROL_BYTES else 0.0

@@ -141,6 +141,16 @@ def _algorithms(scenario: Scenario) -> Iterator[tuple[str, str]]:
             yield f"network.algorithms.{op}", unknown(f"{op} algorithm", name, ["auto", *able])
 
 
+def _pace(scenario: Scenario) -> Iterator[str]:
+    """Where no measured step says how kernels run in one."""
+    stack, gpu = scenario.stack, scenario.gpu
+    if gpu.architecture not in stack.pace:
+        yield (
+            f"No published step of {stack.name} on {gpu.architecture} GPUs is known: kernels take as long as in "
+            "microbenchmarks, and a real step may take longer."
+        )
+
+
 def _sharding(scenario: Scenario) -> Iterator[str]:
     """What the scenario's framework, or another, does not do with ZeRO."""
     layout, stack = scenario.layout, scenario.stack
@@ -159,7 +169,7 @@ def _sharding(scenario: Scenario) -> Iterator[str]:
 
 def notes(scenario: Scenario) -> tuple[str, ...]:
     """What is legal here but surprises elsewhere, and what the model leaves out of this scenario."""
-    found = [*_sharding(scenario), *_routing_notes(scenario)]
+    found = [*_sharding(scenario), *_routing_notes(scenario), *_pace(scenario)]
     jitter = scenario.conditions.jitter
     if jitter.per_rank or jitter.per_operation:
         found.append(

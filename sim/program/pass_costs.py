@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from sim.cost.kernels import duration_s
+from sim.cost.pace import paced_s
 from sim.program.held import stages_held
 from sim.program.operations import Block, Compute
 from sim.program.replication import replication
@@ -19,9 +19,9 @@ from sim.program.stage import (
     units_of_stage,
     weight_gradient_block,
 )
-from sim.spec.gpu import Gpu
 from sim.spec.layout import num_stages
 from sim.spec.scenario import Scenario
+from sim.spec.stack import pace_of
 
 
 def rank_costs(scenario: Scenario) -> tuple[RankCosts, ...]:
@@ -40,7 +40,7 @@ def rank_costs(scenario: Scenario) -> tuple[RankCosts, ...]:
             input_gradient_block(units, rep, s, training, hop=Hop()),
             weight_gradient_block(units, rep, is_last=False),
         )
-        forward_s, input_s, weight_s = (_compute_s(block, scenario.gpu) for block in blocks)
+        forward_s, input_s, weight_s = (_compute_s(block, scenario) for block in blocks)
         return forward_s, input_s, weight_s
 
     found = []
@@ -55,8 +55,9 @@ def rank_costs(scenario: Scenario) -> tuple[RankCosts, ...]:
     return (typical,) * len(found)
 
 
-def _compute_s(block: Block, gpu: Gpu) -> float:
+def _compute_s(block: Block, scenario: Scenario) -> float:
+    gpu, pace = scenario.gpu, pace_of(scenario.stack, scenario.gpu)
     payloads = [operation.payload for operation in block.operations]
     return sum(
-        duration_s(kernel, gpu) for payload in payloads if isinstance(payload, Compute) for kernel in payload.kernels
+        paced_s(kernel, gpu, pace) for payload in payloads if isinstance(payload, Compute) for kernel in payload.kernels
     )

@@ -207,8 +207,9 @@ class SlowdownFactors(Spec):
 
 
 class Gpu(Sourced):
-    """One accelerator."""
+    """One accelerator. architecture: generation, whose GPUs run the same kernels."""
 
+    architecture: str
     peak_flop_per_s: dict[NumberFormat, FlopPerSecond] = Field(alias="peak")
     memory_bytes: Bytes = Field(alias="memory")
     hbm_bytes_per_s: BytesPerSecond = Field(alias="hbm")

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sim.spec.gpu import AttentionKernel
+from sim.spec.gpu import AttentionKernel, Gpu
+from sim.spec.pace import ALONE, Pace
 from sim.spec.quantity import Bytes, Count, Seconds, Spec
 from sim.spec.sourced import Sourced, values
 from sim.spec.training import Precision
@@ -90,6 +91,7 @@ class Stack(Sourced):
     bucket: of gradients, where `training.bucket` says nothing.
     blocking_sends: pipeline schedules in which a rank waits for its send before its next pass.
     shard_copies: whether ZeRO-3 copies parameters out of what it gathers, and gradients into what it reduces.
+    pace: by architecture of the GPU, how kernels of a step run against microbenchmarks; as there where it is missing.
     """
 
     title: str
@@ -103,7 +105,13 @@ class Stack(Sourced):
     bucket: Bucket
     blocking_sends: Annotated[tuple[str, ...], Field(strict=False)]
     shard_copies: bool
+    pace: dict[str, Pace] = Field(default_factory=dict)
 
     def facts(self) -> Collection[str]:
-        """Every choice, and every number."""
-        return values(self).keys() - {"name", "title"}
+        """Every choice, and every number; pace even where it says nothing."""
+        return (values(self).keys() | {"pace"}) - {"name", "title"}
+
+
+def pace_of(stack: Stack, gpu: Gpu) -> Pace:
+    """How kernels of the stack run on this GPU."""
+    return stack.pace.get(gpu.architecture, ALONE)
