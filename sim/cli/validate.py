@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli import validate_collectives
+from sim.cli import validate_collectives, validate_runs
 from sim.cli.group import Command, epilog
 from sim.cli.output import STDOUT, columns, refuse_file, refuse_folder, write_json, writing
 
@@ -84,13 +84,28 @@ EXAMPLES = {
         f"sim validate {name} mine.csv.gz --gpu h200-sxm --json",
     )
     for name in KINDS
-} | {"collectives": validate_collectives.EXAMPLES}
+} | {
+    "collectives": validate_collectives.EXAMPLES,
+    "runs": validate_runs.EXAMPLES,
+    "vtrain": validate_runs.VTRAIN_EXAMPLES,
+}
 """By command."""
 
-app = typer.Typer(help="How far predictions are from measurements.", no_args_is_help=True)
+app = typer.Typer(help="How far predictions are from measurements.", invoke_without_command=True)
+
+
+@app.callback()
+def without_command(ctx: typer.Context) -> None:
+    """How far predictions are from measurements. Without a command: the published training steps."""
+    if ctx.invoked_subcommand is None:
+        validate_runs.runs_command()
+
+
 for name in KINDS:
     app.command(name, cls=Command, epilog=epilog(EXAMPLES[name]))(command_of(name))
 app.command("collectives", cls=Command, epilog=epilog(EXAMPLES["collectives"]))(validate_collectives.command)
+app.command("runs", cls=Command, epilog=epilog(EXAMPLES["runs"]))(validate_runs.runs_command)
+app.command("vtrain", cls=Command, epilog=epilog(EXAMPLES["vtrain"]))(validate_runs.vtrain_command)
 
 
 def _validations(kind_name: str, files: Sequence[Path], gpu: str | None) -> list[Validation]:
