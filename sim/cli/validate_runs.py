@@ -41,6 +41,10 @@ CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", metavar="FILE", help="Keep played steps here instead of in the user's cache folder."),
 ]
+ResidualsOption = Annotated[
+    Path | None,
+    typer.Option("--residuals", metavar="FILE", help="Write measured over predicted, from which intervals are made."),
+]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Play every step again, and keep none.")]
 
 
@@ -55,6 +59,7 @@ def runs_command(
     jobs: JobsOption = None,
     cache: CacheOption = None,
     fresh: FreshOption = False,
+    residuals: ResidualsOption = None,
 ) -> None:
     """Errors for measured training steps.
 
@@ -68,7 +73,12 @@ def runs_command(
     refuse_folder(report)
     found = [run for path in files for run in read_published(path)] if files else shipped_runs()
     title = ", ".join(map(str, files)) if files else "the published runs"
-    _validate(found, title, _Options(json, report, worst, jobs, cache, fresh))
+    board = _validate(found, title, _Options(json, report, worst, jobs, cache, fresh))
+    if residuals is not None:
+        from sim.validation.intervals import residuals_of, write_residuals  # noqa: PLC0415 - see sim.cli.run
+
+        with writing(residuals):
+            write_residuals(residuals_of(board), residuals)
 
 
 def vtrain_command(
@@ -102,7 +112,7 @@ class _Options:
         self.cache, self.fresh = cache, fresh
 
 
-def _validate(runs: Sequence[PublishedRun], title: str, options: _Options) -> None:
+def _validate(runs: Sequence[PublishedRun], title: str, options: _Options) -> Scoreboard:
     from sim.validation.play import Cache, default_cache, play_all  # noqa: PLC0415 - see sim.cli.run
     from sim.validation.scoreboard import scoreboard  # noqa: PLC0415 - see sim.cli.run
 
@@ -120,11 +130,13 @@ def _validate(runs: Sequence[PublishedRun], title: str, options: _Options) -> No
         with writing(options.report):
             page = write_scoreboard(board, options.report, title)
         typer.echo(f"report: {page}", err=is_quiet)
+    return board
 
 
 def sections(board: Scoreboard, title: str, worst: int) -> list[str]:
     """What is printed: the figures, by set and by group, what explains them, the worst rows, and what is left out."""
     from sim.report import scoreboard_tables as tables  # noqa: PLC0415 - see sim.cli.run
+    from sim.validation.intervals import coverage, residuals_of  # noqa: PLC0415 - see sim.cli.run
     from sim.validation.scoreboard import errors_in  # noqa: PLC0415 - see sim.cli.run
 
     lines = [f"measured steps: {title}", f"  all rows:        {_text(board.errors)}"]
@@ -135,6 +147,11 @@ def sections(board: Scoreboard, title: str, worst: int) -> list[str]:
     if worst:
         shown.append(tables.rows_table(board, worst))
     shown.append(tables.skipped_table(board))
+    if (held := coverage(residuals_of(board))) is not None:
+        lines.append(
+            f"  80 % intervals:  hold {100 * held.covered_frac:.0f} % of {held.num_rows:,} rows of sources left out, "
+            f"median width +-{held.median_half_width:.0f} %"
+        )
     return ["\n".join(lines), *(_printed(table) for table in shown if table.rows)]
 
 

@@ -117,7 +117,12 @@ def draw_residuals(board: Scoreboard) -> Canvas:
         errors = board.table["error"].clip(-MAX_ERROR, MAX_ERROR)
         if feature.name in NUMERIC:
             axes.scatter(values, errors, s=5, linewidths=0, color=COLOURS[0], alpha=0.5)
-            axes.scatter([float(bin_[0]) for bin_ in feature.bins], [bin_[2] for bin_ in feature.bins], color=INK, s=18)
+            axes.scatter(
+                [float(bin_[0].rstrip("+")) for bin_ in feature.bins],
+                [bin_[2] for bin_ in feature.bins],
+                color=INK,
+                s=18,
+            )
             if values.min() > 0 and values.max() > 20 * values.min():
                 axes.set_xscale("log")
         else:

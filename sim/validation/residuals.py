@@ -33,7 +33,7 @@ class Feature:
     """How the signed error (%) goes with a feature.
 
     explained_frac: share of the errors' variance that lies between the bins.  rank_correlation: Spearman's, None for
-    categories.  bins: value, rows, mean signed error.
+    categories.  bins: value (`8+` from 8 to the next bin), rows, mean signed error.
     """
 
     name: str
@@ -87,8 +87,9 @@ def _feature(table: pd.DataFrame, name: str) -> Feature | None:
     correlation = None
     if name in NUMERIC:
         correlation = round(float(spearmanr(rows[name].astype(float), errors).statistic), 6)
+    mark = "+" if rows[name].nunique() > MAX_VALUES else ""
     shown = tuple(
-        (f"{value:g}" if name in NUMERIC else value, len(part), round(float(part.mean()), 6))
+        (f"{value:g}{mark}" if name in NUMERIC else value, len(part), round(float(part.mean()), 6))
         for value, part in errors.groupby(bins, sort=True)
     )
     return Feature(name, round(float(means.var(ddof=0) / errors.var(ddof=0)), 6), correlation, shown)
