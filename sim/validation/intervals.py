@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,9 @@ import sim
 from sim.spec.layout import num_ranks
 from sim.spec.scenario import Scenario
 from sim.validation.published import read_cells
-from sim.validation.scoreboard import Scoreboard
+
+if TYPE_CHECKING:
+    from sim.validation.scoreboard import Scoreboard
 
 RESIDUALS_FILE = Path(sim.__file__).resolve().parent / "catalog" / "runs" / "residuals.csv"
 COLUMNS = ("case_id", "source", "stack", "gpu", "kind", "num_gpus", "ratio")
@@ -75,11 +78,16 @@ def residuals_of(board: Scoreboard) -> list[Residual]:
     rows = board.headline[~board.headline["scale_proxy"].astype(bool)]
     return [
         Residual(
-            str(row.case_id), str(row.source), str(row.stack), gpu_family(str(row.gpu)), str(row.kind),
-            int(row.num_gpus), float(row.measured_s / row.predicted_s),
+            case_id=str(row["case_id"]),
+            source=str(row["source"]),
+            stack=str(row["stack"]),
+            gpu=gpu_family(str(row["gpu"])),
+            kind=str(row["kind"]),
+            num_gpus=int(row["num_gpus"]),
+            ratio=float(row["measured_s"] / row["predicted_s"]),
         )
-        for row in rows.itertuples()
-    ]  # fmt: skip
+        for row in rows.to_dict("records")
+    ]
 
 
 def write_residuals(residuals: Iterable[Residual], path: Path) -> None:
