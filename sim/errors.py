@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class Problem:
     """One mistake: where it stands and what would be right.
 
-    `line` and `column` count from 1 and are None where the value came from no file (`--set`, Python).
+    `line` and `column` count from 1 and are None where the value came from no file (`--set`, Python), `column` also
+    where a row of a table is meant.
     """
 
     message: str
@@ -22,7 +23,7 @@ class Problem:
     def __str__(self) -> str:
         place = self.file
         if self.line is not None:
-            place += f":{self.line}:{self.column}"
+            place += f":{self.line}" if self.column is None else f":{self.line}:{self.column}"
         parts = [part for part in (place, self.path, self.message) if part]
         return ": ".join(parts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from sim.cli.options import (
     VariantOption,
 )
 from sim.cli.output import STDOUT, console, refuse_file, refuse_folder, write_json, writing
+
+if TYPE_CHECKING:
+    from sim.validation.intervals import Interval
 
 EXAMPLES = (
     "sim run llama2-70b_128xh100_tp8-pp2-dp8",
@@ -43,13 +46,19 @@ def command(
     refuse_folder(report)
     refuse_folder(trace)
     simulation = run(load(scenario, settings or (), variant=variant), fidelity.value)
+    from sim.validation.intervals import interval_of  # noqa: PLC0415 - see above
+
+    around = interval_of(simulation.scenario)
     if json is not None:
-        write_json(simulation.result.to_dict(), json)
+        write_json(
+            simulation.result.to_dict() | {"step_time_interval": _ends(around, simulation.result.step_time_s)}, json
+        )
     is_quiet = json == STDOUT
     if not is_quiet:
         from sim.report.text import print_result  # noqa: PLC0415 - see above
 
         print_result(simulation.result, console())
+        typer.echo(_interval_text(around, simulation.result.step_time_s))
     if report is not None:
         from sim.report.page import write_report  # noqa: PLC0415 - see above
 
@@ -62,3 +71,27 @@ def command(
         with writing(trace):
             paths = write_traces(simulation, trace)
         typer.echo(f"traces: {len(paths)} in {trace}", err=is_quiet)
+
+
+def _ends(around: Interval | None, step_s: float) -> dict[str, Any] | None:
+    """The interval in seconds, and which measured steps it is from."""
+    from sim.validation.intervals import COVERAGE  # noqa: PLC0415 - see above
+
+    if around is None:
+        return None
+    return {
+        "low_s": around.low_frac * step_s,
+        "high_s": around.high_frac * step_s,
+        "coverage": COVERAGE,
+        "num_rows": around.num_rows,
+        "like": around.like,
+    }
+
+
+def _interval_text(around: Interval | None, step_s: float) -> str:
+    from sim import units  # noqa: PLC0415 - see above
+
+    if around is None:
+        return "80 % interval: none, as no comparable step was measured"
+    low, high = (units.text(share * step_s, "s") for share in (around.low_frac, around.high_frac))
+    return f"80 % interval: {low} to {high}, from {around.num_rows} measured steps of {around.like}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli import validate_collectives, validate_deepep
+from sim.cli import validate_collectives, validate_deepep, validate_runs
 from sim.cli.group import Command, epilog
 from sim.cli.output import STDOUT, columns, refuse_file, refuse_folder, write_json, writing
 
@@ -84,14 +84,30 @@ EXAMPLES = {
         f"sim validate {name} mine.csv.gz --gpu h200-sxm --json",
     )
     for name in KINDS
-} | {"collectives": validate_collectives.EXAMPLES, "deepep": validate_deepep.EXAMPLES}
+} | {
+    "collectives": validate_collectives.EXAMPLES,
+    "deepep": validate_deepep.EXAMPLES,
+    "runs": validate_runs.EXAMPLES,
+    "vtrain": validate_runs.VTRAIN_EXAMPLES,
+}
 """By command."""
 
-app = typer.Typer(help="How far predictions are from measurements.", no_args_is_help=True)
+app = typer.Typer(help="How far predictions are from measurements.", invoke_without_command=True)
+
+
+@app.callback()
+def without_command(ctx: typer.Context) -> None:
+    """How far predictions are from measurements. Without a command: the published training steps."""
+    if ctx.invoked_subcommand is None:
+        validate_runs.runs_command()
+
+
 for name in KINDS:
     app.command(name, cls=Command, epilog=epilog(EXAMPLES[name]))(command_of(name))
 app.command("collectives", cls=Command, epilog=epilog(EXAMPLES["collectives"]))(validate_collectives.command)
 app.command("deepep", cls=Command, epilog=epilog(EXAMPLES["deepep"]))(validate_deepep.command)
+app.command("runs", cls=Command, epilog=epilog(EXAMPLES["runs"]))(validate_runs.runs_command)
+app.command("vtrain", cls=Command, epilog=epilog(EXAMPLES["vtrain"]))(validate_runs.vtrain_command)
 
 
 def _validations(kind_name: str, files: Sequence[Path], gpu: str | None) -> list[Validation]:

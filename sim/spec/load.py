@@ -14,10 +14,10 @@ from sim.spec.find import find
 from sim.spec.mistakes import shown
 from sim.spec.scenario import Scenario
 from sim.spec.schema import schema
-from sim.spec.source import Node, merge, nested, plain
+from sim.spec.source import Node, Place, merge, nested, plain, planted
 from sim.spec.sweep import assignments
 
-__all__ = ["Check", "Overrides", "Point", "dump", "load", "load_all", "load_points", "schema"]
+__all__ = ["Check", "Overrides", "Point", "dump", "load", "load_all", "load_points", "load_values", "schema"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,16 @@ def load(
         return source.build_over(without(source.root, "variants", "measured"), variants[variant], variant)
     source.refuse("variants", "several scenarios: compare them with `sim compare`, or name one with `--variant`")
     return source.build(source.root, None)
+
+
+def load_values(
+    values: Mapping[str, Any], name: str, place: Place, *, files: Files | None = None, checks: Sequence[Check] = ()
+) -> Scenario:
+    """The scenario of plain values as a file has them; `place` is where they come from, for what is wrong with them.
+
+    files: those read so far, for many scenarios that name the same parts. Raises SimError with every mistake.
+    """
+    return build(planted(values, place), name, None, Files() if files is None else files, checks)
 
 
 def _variants(source: _Source) -> Mapping[str, Node]:
