@@ -29,8 +29,10 @@ def _factor(kernel: Kernel, pace: Pace) -> float:
     match kernel:
         case Attention() | Gemm(cause="attention"):
             return pace.attention
-        case Gemm() | GroupedGemm():
+        case Gemm():
             return pace.gemm
+        case GroupedGemm():
+            return pace.experts
         case Stream():
             return pace.memory_bound
         case Copy() | HostUpdate():

@@ -91,7 +91,8 @@ class Stack(Sourced):
     bucket: of gradients, where `training.bucket` says nothing.
     blocking_sends: pipeline schedules in which a rank waits for its send before its next pass.
     shard_copies: whether ZeRO-3 copies parameters out of what it gathers, and gradients into what it reduces.
-    pace: by architecture of the GPU, how kernels of a step run against microbenchmarks; as there where it is missing.
+    pace: by name or architecture of the GPU, how kernels of a step run against microbenchmarks; as there where neither
+        is in it.
     """
 
     title: str
@@ -114,4 +115,4 @@ class Stack(Sourced):
 
 def pace_of(stack: Stack, gpu: Gpu) -> Pace:
     """How kernels of the stack run on this GPU."""
-    return stack.pace.get(gpu.architecture, ALONE)
+    return stack.pace.get(gpu.name, stack.pace.get(gpu.architecture, ALONE))

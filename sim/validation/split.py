@@ -7,7 +7,7 @@ from typing import Any
 
 from sim.validation.draft import CannotSimulate, Draft
 
-SCHEDULES = {"zb-2p": "zb_h2", "zb-1p": "zb_h1", "zb-v": "zb_v", "gpipe": "gpipe"}
+SCHEDULES = {"zb-2p": "zb_2p", "zb-1p": "zb_1p", "zb-v": "zb_v", "gpipe": "gpipe"}
 """Published name -> ours, of schedules that are not 1F1B: arXiv 2401.10241 (ZB-1p, ZB-2p), arXiv 1811.06965."""
 
 ZERO_STAGES = {r"zero.?2": 2, r"zero.?3|fsdp": 3, r"zero.?1|distributed (optimizer|fused)": 1}
@@ -26,6 +26,7 @@ def add_layout(draft: Draft) -> None:
     layout: dict[str, Any] = {"tp": tp, "cp": cp, "dp": dp, "pp": pp, "vpp": vpp, "ep": run.count("EP") or 1}
     layout["sequence_parallel"] = _sequence_parallel(draft, tp)
     layout["zero"] = _zero(draft, dp=dp * cp, pp=pp)
+    layout["shard"] = _shard(draft, replicas=dp * cp, zero=layout["zero"])
     layout["schedule"] = _schedule(draft, pp=pp, vpp=vpp)
     if run.count("num_experts"):
         layout["etp"] = _expert_tensor(draft, layout)
@@ -47,10 +48,6 @@ def _zero(draft: Draft, *, dp: int, pp: int) -> int:
     text = draft.run.text("shard")
     if dp == 1:
         return 0
-    found = re.search(r"over (\d+) ranks|fsdp (\d+) x dp", text)
-    over = int(found[1] or found[2]) if found else dp
-    if over < dp:
-        draft.assume(f"sharded over all {dp} ranks of data parallelism, not over {over}")
     stage = next((stage for pattern, stage in ZERO_STAGES.items() if re.search(pattern, text)), 0)
     if stage == 2 and pp > 1:
         draft.assume("ZeRO-1 for ZeRO-2 (gradients reduced once a step)")
@@ -60,6 +57,18 @@ def _zero(draft: Draft, *, dp: int, pp: int) -> int:
         draft.assume(f"ZeRO-{int(is_late)} (not stated)")
         return int(is_late)
     return stage
+
+
+def _shard(draft: Draft, *, replicas: int, zero: int) -> int | None:
+    """Ranks of a shard group, where the words of the column `shard` name fewer than all."""
+    found = re.search(r"over (\d+) ranks|fsdp (\d+) x dp", draft.run.text("shard"))
+    over = int(found[1] or found[2]) if found else replicas
+    if zero == 0 or over >= replicas:
+        return None
+    if over == 1 or replicas % over or draft.run.count("num_experts"):
+        draft.assume(f"sharded over all {replicas} ranks of data parallelism, not over {over}")
+        return None
+    return over
 
 
 def _schedule(draft: Draft, *, pp: int, vpp: int) -> str:

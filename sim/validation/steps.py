@@ -32,6 +32,8 @@ def add_training(draft: Draft) -> None:
     _add_recompute(draft, training)
     if re.search("no overlap|overlap all disabled", f"{run.text('shard')} {run.text('notes')} {run.text('schedule')}"):
         training["overlap"] = {"grad_reduce": False, "param_gather": False, "tensor": False}
+    if run.text("schedule").startswith("zb-"):
+        training["grad_norm"] = "post_validation"
     if re.search("(full|layer) cuda graph|full cg|cuda graphs", run.text("notes")):
         training["cuda_graphs"] = True
     if "offload" in run.text("recompute_detail"):
@@ -41,6 +43,16 @@ def add_training(draft: Draft) -> None:
     if re.search(r"(?<!no )ep(?: a2a)? overlap|ep overlap", run.text("notes")) and "no ep overlap" not in run.text(
         "notes"
     ):
+        _overlap_experts(draft, training)
+
+
+def _overlap_experts(draft: Draft, training: dict[str, Any]) -> None:
+    """Megatron-Core's overlap of expert parallelism, where its conditions hold."""
+    layout = draft.values["layout"]
+    is_pipeline = layout["schedule"] == "interleaved_1f1b" or layout["pp"] == 1
+    if layout["ep"] > 1 and is_pipeline and training["recompute"] == "none" and layout["zero"] < 3:
+        training["overlap"] = {**training.get("overlap", {}), "expert": True}
+    else:
         draft.assume("expert all-to-all does not overlap")
 
 
