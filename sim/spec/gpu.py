@@ -207,9 +207,9 @@ class SlowdownFactors(Spec):
 
 
 class Gpu(Sourced):
-    """One accelerator. architecture: generation, whose GPUs run the same kernels."""
+    """One accelerator. architecture: generation, whose GPUs run the same kernels (see `sim.spec.stack.pace_of`)."""
 
-    architecture: str
+    architecture: str = "other"
     peak_flop_per_s: dict[NumberFormat, FlopPerSecond] = Field(alias="peak")
     memory_bytes: Bytes = Field(alias="memory")
     hbm_bytes_per_s: BytesPerSecond = Field(alias="hbm")
