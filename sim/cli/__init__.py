@@ -10,6 +10,7 @@ from sim.cli import (
     collective,
     compare,
     listing,
+    longrun,
     profile,
     run,
     schedule,
@@ -40,6 +41,7 @@ for name, module in (
     ("schedule", schedule),
     ("schema", schema),
     ("collective", collective),
+    ("longrun", longrun),
     ("profile", profile),
 ):
     app.command(name, cls=Command, epilog=epilog(module.EXAMPLES))(module.command)

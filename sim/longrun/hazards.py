@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import TypeAlias
 
 import numpy as np
 
 from sim.spec.reliability import Component, Failures
 
 DAY_S = 86400.0
+DRAWN_AT_ONCE = 256
+
+Floats: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -57,103 +64,135 @@ def _lemon_rate_per_s(failures: Failures) -> float:
     return sum(unit_rate_per_s(failures, part) for part in parts if part.scope == "node" and part.shape == 1)
 
 
+class Draws:
+    """Random numbers of one generator, drawn many at a time, which is what makes them cheap."""
+
+    def __init__(self, draw: Callable[[int], Floats]) -> None:
+        self._draw = draw
+        self._left: list[float] = []
+
+    def __call__(self) -> float:
+        if not self._left:
+            self._left = self._draw(DRAWN_AT_ONCE).tolist()
+        return self._left.pop()
+
+
+class Ageing:
+    """Units of one Weibull component, each with an age that starts at 0 with the run and with each of its failures."""
+
+    def __init__(self, failures: Failures, component: Component, num_nodes: int, rng: np.random.Generator) -> None:
+        self._rng, self._shape = rng, component.shape
+        mean_s = 1 / unit_rate_per_s(failures, component)
+        # The mean of a Weibull distribution is its scale times Gamma(1 + 1 / shape).
+        self._scale_s = mean_s / math.gamma(1 + 1 / component.shape)
+        self._times_s = self._scale_s * rng.weibull(component.shape, max(1, num_nodes // component.nodes))
+        self.next_s = float(self._times_s.min())
+
+    def take(self) -> None:
+        """The unit that fails next starts a new life."""
+        unit = int(self._times_s.argmin())
+        self._times_s[unit] = self.next_s + self._scale_s * float(self._rng.weibull(self._shape))
+        self.next_s = float(self._times_s.min())
+
+
+class Lemon:
+    """Nodes that fail more often, how often each of them has, and how many were taken out."""
+
+    def __init__(self, failures: Failures, num_nodes: int) -> None:
+        spec = failures.lemons
+        self._evict_after = spec.evict_after if spec is not None else None
+        self._failed = [0] * round(spec.frac * num_nodes) if spec is not None else []
+        parts = {name: part for name, part in failures.components.items() if part.scope == "node" and part.shape == 1}
+        self._names = list(parts)
+        self._cumulative = list(accumulate(unit_rate_per_s(failures, part) for part in parts.values()))
+        self.ordinary_rate = len(self._failed) * self._cumulative[-1] if parts else 0.0
+        self.rate = self.ordinary_rate * spec.factor if spec is not None else 0.0
+        self.evicted = 0
+
+    def fail(self, node: float, component: float) -> str:
+        """One of them, drawn by `node` in 0 .. 1, fails in a component drawn by `component`: its name."""
+        which = min(int(node * len(self._failed)), len(self._failed) - 1)
+        self._failed[which] += 1
+        if self._evict_after is not None and self._failed[which] >= self._evict_after:
+            left = (len(self._failed) - 1) / len(self._failed)
+            self.rate *= left
+            self.ordinary_rate *= left
+            del self._failed[which]
+            self.evicted += 1
+        return chosen(self._names, self._cumulative, component)
+
+
+def chosen(names: Sequence[str], cumulative: Sequence[float], draw: float) -> str:
+    """The name in whose part of the cumulative weights `draw`, in 0 .. 1, falls.
+
+    >>> chosen(["a", "b"], [1.0, 4.0], 0.3)
+    'b'
+    """
+    return names[min(bisect.bisect_right(cumulative, draw * cumulative[-1]), len(names) - 1)]
+
+
 class Hazards:
     """Failures of one job in the order of their time.
 
-    Exponential components are one superposed Poisson process; each unit of a Weibull component has its own age, which
-    starts at 0 with the run and with each of its failures. Time runs on while the job is down.
+    Exponential components are one superposed Poisson process, Weibull components age unit by unit. Time runs on while
+    the job is down. A lemon comes back from repair as one, until it is taken out and a good node has its place.
     """
 
     def __init__(self, failures: Failures, num_nodes: int, rng: np.random.Generator) -> None:
-        self._failures, self._num_nodes, self._rng = failures, num_nodes, rng
-        steady = [(name, part) for name, part in failures.components.items() if part.shape == 1]
-        rates = [component_rate_per_s(failures, part, num_nodes) for _, part in steady]
-        self._names = [name for name, _ in steady]
-        self._cumulative = np.cumsum(rates) if rates else np.zeros(1)
-        lemons = failures.lemons
-        self._lemons = [0] * round(lemons.frac * num_nodes) if lemons is not None else []
-        self._lemon_rate = _lemon_rate_per_s(failures)
-        ageing = [(name, part) for name, part in failures.components.items() if part.shape != 1]
-        self._ages = {name: self._first_failures(part) for name, part in ageing}
+        self._failures, self._num_nodes = failures, num_nodes
+        steady = {name: part for name, part in failures.components.items() if part.shape == 1}
+        self._names = list(steady)
+        rates = (component_rate_per_s(failures, part, num_nodes) for part in steady.values())
+        self._cumulative = list(accumulate(rates)) or [0.0]
+        self._lemons = Lemon(failures, num_nodes)
+        ageing = ((name, part) for name, part in failures.components.items() if part.shape != 1)
+        self._ageing = {name: Ageing(failures, part, num_nodes, rng) for name, part in ageing}
+        self._uniform, self._exponential = Draws(rng.random), Draws(rng.standard_exponential)
         self._steady_s = self._after(0.0)
         self.next_s = self._next_s()
-        self.evicted_lemons = 0
         self.counts: Counter[str] = Counter()
 
-    def _first_failures(self, component: Component) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        units = max(1, self._num_nodes // component.nodes)
-        times: np.ndarray[tuple[int], np.dtype[np.float64]] = self._scale_s(component) * self._rng.weibull(
-            component.shape, units
-        )
-        return times
+    @property
+    def evicted_lemons(self) -> int:
+        """Lemons that were taken out so far."""
+        return self._lemons.evicted
 
-    def _scale_s(self, component: Component) -> float:
-        """Of the Weibull distribution whose mean is 1 / rate: mean / Gamma(1 + 1 / shape)."""
-        return 1 / unit_rate_per_s(self._failures, component) / math.gamma(1 + 1 / component.shape)
-
-    def _extra_rate(self) -> float:
-        """What lemons add to the steady components."""
-        lemons = self._failures.lemons
-        return len(self._lemons) * lemons.factor * self._lemon_rate if lemons is not None else 0.0
-
-    def _total_rate(self) -> float:
-        """Lemons are not among the ordinary nodes."""
-        return float(self._cumulative[-1]) - len(self._lemons) * self._lemon_rate + self._extra_rate()
+    def _rate(self) -> float:
+        """Of all steady components; lemons are not among the ordinary nodes."""
+        return self._cumulative[-1] - self._lemons.ordinary_rate + self._lemons.rate
 
     def _after(self, now_s: float) -> float:
-        rate = self._total_rate()
-        return now_s + self._rng.standard_exponential() / rate if rate > 0 else math.inf
+        rate = self._rate()
+        return now_s + self._exponential() / rate if rate > 0 else math.inf
 
     def _next_s(self) -> float:
-        return (
-            min(self._steady_s, *(float(times.min()) for times in self._ages.values()))
-            if self._ages
-            else (self._steady_s)
-        )
+        return min((self._steady_s, *(each.next_s for each in self._ageing.values())))
 
     def take(self) -> Failure:
         """The failure at `next_s`; the one after it is drawn."""
         now_s = self.next_s
-        name = next((name for name, times in self._ages.items() if times.min() == now_s), None)
-        if name is None:
+        if now_s == self._steady_s:
             name = self._steady_component()
             self._steady_s = self._after(now_s)
         else:
-            times, part = self._ages[name], self._failures.components[name]
-            times[times.argmin()] = now_s + self._scale_s(part) * self._rng.weibull(part.shape)
+            name = next(name for name, each in self._ageing.items() if each.next_s == now_s)
+            self._ageing[name].take()
         self.next_s = self._next_s()
         self.counts[name] += 1
         return self._failure(name)
 
     def _steady_component(self) -> str:
-        extra, total = self._extra_rate(), self._total_rate()
-        draw = self._rng.random() * total
-        if draw < extra:
-            return self._lemon_fails(draw / extra)
-        draw = (draw - extra) / (total - extra) * float(self._cumulative[-1])
-        return self._names[min(int(np.searchsorted(self._cumulative, draw, side="right")), len(self._names) - 1)]
-
-    def _lemon_fails(self, draw: float) -> str:
-        """One lemon, and one of the components of nodes; after so many failures it is replaced by a good node."""
-        lemons = self._failures.lemons
-        assert lemons is not None
-        which = min(int(draw * len(self._lemons)), len(self._lemons) - 1)
-        self._lemons[which] += 1
-        if lemons.evict_after is not None and self._lemons[which] >= lemons.evict_after:
-            del self._lemons[which]
-            self.evicted_lemons += 1
-        parts = self._failures.components
-        of_nodes = [name for name in self._names if parts[name].scope == "node"]
-        rates = np.cumsum([unit_rate_per_s(self._failures, parts[name]) for name in of_nodes])
-        return of_nodes[min(int(np.searchsorted(rates, self._rng.random() * rates[-1])), len(of_nodes) - 1)]
+        if self._uniform() * self._rate() < self._lemons.rate:
+            return self._lemons.fail(self._uniform(), self._uniform())
+        return chosen(self._names, self._cumulative, self._uniform())
 
     def _failure(self, name: str) -> Failure:
         part = self._failures.components[name]
-        how, stays = self._rng.random(), self._rng.random()
+        how = self._uniform()
         hit = 0 if part.scope == "job" else min(part.nodes, self._num_nodes)
         return Failure(
             name,
-            nodes=0 if stays < part.transient_frac else hit,
+            nodes=0 if self._uniform() < part.transient_frac else hit,
             hit=hit,
             is_hang=how < part.hang_frac,
             is_silent=part.hang_frac <= how < part.hang_frac + part.silent_frac,

@@ -45,7 +45,9 @@ class Job:
     one event: how many steps and checkpoints it had follows in closed form (`Stretch`).
     """
 
-    def __init__(self, env: simpy.Environment, plan: Plan, seed: np.random.SeedSequence) -> None:
+    def __init__(
+        self, env: simpy.Environment, plan: Plan, seed: np.random.SeedSequence, *, with_bands: bool = False
+    ) -> None:
         hazards, repairs, late, spikes, slow = (np.random.default_rng(each) for each in seed.spawn(5))
         file = plan.file
         self._env, self._plan, self._recovery = env, plan, file.recovery
@@ -56,6 +58,7 @@ class Job:
         self.saved = Saved(plan)
         self.spikes = SpikeWatch(file.spikes, spikes)
         self.bands: list[Band] = []
+        self._with_bands = with_bands
         self.restarts = 0
         self.evictions = 0
         self.silent_found = 0
@@ -137,9 +140,13 @@ class Job:
             used_s = min(time_s, passed_s)
             if used_s > 0:
                 self.ledger.spend(cause, used_s, self._nodes)
-                self.bands.append((start_s, start_s + used_s, cause))
+                self._band(start_s, start_s + used_s, cause)
             start_s += used_s
             passed_s -= used_s
+
+    def _band(self, start_s: float, end_s: float, cause: str) -> None:
+        if self._with_bands:
+            self.bands.append((start_s, end_s, cause))
 
     # Failure and recovery.
 
@@ -320,7 +327,7 @@ class Job:
         else:
             self.ledger.spend("lost", passed_s - done_s, self._nodes)
         self.ledger.spend("checkpoint", blocks_s, self._nodes)
-        self.bands.append((start_s, self._env.now, "progress"))
+        self._band(start_s, self._env.now, "progress")
         self.saved.book(self.step, stretch, steps, (start_s, passed_s))
         self.step += steps
         self.spikes.trained(steps)

@@ -87,7 +87,8 @@ class Ledger:
 
     def _book(self, steps: int, times: tuple[float, float, float], nodes: int) -> None:
         for cause, time_s in zip(("progress", "straggler", "degraded"), times, strict=True):
-            self.spend(cause, steps * time_s, nodes)
+            if time_s:
+                self.spend(cause, steps * time_s, nodes)
 
     @property
     def committed(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -56,7 +55,7 @@ class Outcome:
 def play(plan: Plan, seed: np.random.SeedSequence, *, with_bands: bool = False) -> Outcome:
     """One run; with its course as (start, end, cause), if wanted."""
     env = simpy.Environment()
-    job = Job(env, plan, seed)
+    job = Job(env, plan, seed, with_bands=with_bands)
     env.run(until=env.process(job.run()))
     shop, ledger = job.shop, job.ledger
     shop.settle()
@@ -86,30 +85,17 @@ def play(plan: Plan, seed: np.random.SeedSequence, *, with_bands: bool = False) 
         false_alarms=spikes.false_alarms,
         remedies=dict(sorted(spikes.remedies.items())),
         violations=tuple(ledger.violations(wall_s, fleet_node_s, sum(spares.values()))),
-        bands=tuple(job.bands) if with_bands else (),
+        bands=tuple(job.bands),
     )
 
 
-def replicate(
-    plan: Plan, replicas: int, workers: int | None = None, done: Callable[[int], None] = lambda _: None
-) -> list[Outcome]:
-    """`replicas` runs, each with its own seed of the file's; the same whatever the number of `workers`.
-
-    done: told how many have ended.
-    """
+def replicate(plan: Plan, replicas: int, workers: int | None = None) -> list[Outcome]:
+    """`replicas` runs, each with its own seed of the file's; the same whatever the number of `workers`."""
     seeds = np.random.SeedSequence(plan.file.seed).spawn(replicas)
     workers = min(workers or os.cpu_count() or 1, replicas)
     one = partial(play, plan)
     if workers == 1:
-        return _counted(map(one, seeds), done)
+        return list(map(one, seeds))
     chunk = max(1, replicas // (workers * CHUNKS_PER_WORKER))
     with ProcessPoolExecutor(workers) as pool:
-        return _counted(pool.map(one, seeds, chunksize=chunk), done)
-
-
-def _counted(outcomes: Iterable[Outcome], done: Callable[[int], None]) -> list[Outcome]:
-    found: list[Outcome] = []
-    for outcome in outcomes:
-        found.append(outcome)
-        done(len(found))
-    return found
+        return list(pool.map(one, seeds, chunksize=chunk))

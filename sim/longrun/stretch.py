@@ -28,10 +28,10 @@ class Stretch:
         >>> Stretch(0, 1.0, (Tier(3, 0.5, 0.0),)).time_at(7)
         8.0
         """
-        time_s = steps * self.step_s
+        time_s, offset = steps * self.step_s, self.offset
         for tier in self.tiers:
-            snapshots = (self.offset + steps) // tier.every_steps - self.offset // tier.every_steps
-            time_s += snapshots * tier.block_s
+            every = tier.every_steps
+            time_s += ((offset + steps) // every - offset // every) * tier.block_s
         return time_s
 
     def trained_at(self, steps: int) -> float:
@@ -44,7 +44,10 @@ class Stretch:
         >>> [Stretch(0, 1.0, (Tier(3, 0.5, 0.0),)).steps_at(time_s) for time_s in (2.9, 3.2, 4.4, 4.5)]
         [2, 3, 3, 4]
         """
-        low, high = 0, int(time_s / self.step_s) + 1
+        # time_at(n) differs from n times the mean by less than one checkpoint of each tier.
+        mean_s = self.step_s + sum(tier.block_s / tier.every_steps for tier in self.tiers)
+        around, slack = time_s / mean_s, 2 + sum(tier.block_s for tier in self.tiers) / self.step_s
+        low, high = max(0, int(around - slack)), int(around + slack)
         while low < high:
             middle = (low + high + 1) // 2
             if self.trained_at(middle) <= time_s:
