@@ -6,6 +6,7 @@ import typer
 
 from sim.cli import (
     bench,
+    bench_longrun,
     calibrate,
     collective,
     compare,
@@ -48,6 +49,7 @@ for name, module in (
 
 benches = typer.Typer(help="How good the simulator itself is.", no_args_is_help=True)
 benches.command("engine", cls=Command, epilog=epilog(bench.EXAMPLES))(bench.command)
+benches.command("longrun", cls=Command, epilog=epilog(bench_longrun.EXAMPLES))(bench_longrun.command)
 app.add_typer(benches, name="bench")
 app.add_typer(validate.app, name="validate")
 app.add_typer(calibrate.app, name="calibrate")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli import validate_collectives
+from sim.cli import validate_collectives, validate_longrun
 from sim.cli.group import Command, epilog
 from sim.cli.output import STDOUT, columns, refuse_file, refuse_folder, write_json, writing
 
@@ -91,6 +91,7 @@ app = typer.Typer(help="How far predictions are from measurements.", no_args_is_
 for name in KINDS:
     app.command(name, cls=Command, epilog=epilog(EXAMPLES[name]))(command_of(name))
 app.command("collectives", cls=Command, epilog=epilog(EXAMPLES["collectives"]))(validate_collectives.command)
+app.command("longrun", cls=Command, epilog=epilog(validate_longrun.EXAMPLES))(validate_longrun.command)
 
 
 def _validations(kind_name: str, files: Sequence[Path], gpu: str | None) -> list[Validation]:

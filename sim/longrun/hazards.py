@@ -72,6 +72,7 @@ class Draws:
         self._left: list[float] = []
 
     def __call__(self) -> float:
+        """The next number."""
         if not self._left:
             self._left = self._draw(DRAWN_AT_ONCE).tolist()
         return self._left.pop()

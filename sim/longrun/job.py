@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -159,6 +159,8 @@ class Job:
     def _attempt(self, failure: Failure) -> Strikes:
         """One attempt to recover; a failure on the way ends it."""
         recovery = self._recovery
+        if failure.nodes > self._nodes:
+            failure = replace(failure, nodes=self._nodes)
         detect_s = recovery.hang_detect_s if failure.is_hang else recovery.detect_s
         parts: Parts = [("detect", 0.0 if failure.is_silent else detect_s)]
         if failure.nodes:

@@ -11,6 +11,35 @@ from scipy import stats
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Interruptions that were counted in so many node-days, nodes of eight GPUs."""
+
+    name: str
+    count: float
+    node_days: float
+    source: str
+
+    @property
+    def rate(self) -> float:
+        """Per 1,000 node-days."""
+        return 1000 * self.count / self.node_days
+
+
+LLAMA3 = Cluster("Llama 3 405B", 419, 2048 * 54, "arXiv 2407.21783 table 5")
+
+OTHERS = (
+    Cluster("RSC-1", 6.5, 1000, "arXiv 2410.21680"),
+    Cluster("RSC-2", 2.34, 1000, "arXiv 2410.21680"),
+    Cluster("OPT-175B", 90, 124 * 56, "https://github.com/facebookresearch/metaseq, projects/OPT/chronicles"),
+    Cluster(
+        "BLOOM-176B", 1, 48 * 7, "https://github.com/bigscience-workshop/bigscience, train/tr11-176B-ml/chronicles.md"
+    ),
+    Cluster("504 B200", 10, 63 * 55, "arXiv 2605.09370, abstract"),
+)
+"""Clusters whose rate was published, Llama 3's not among them."""
+
+
+@dataclass(frozen=True)
 class Interval:
     """Median and central interval of a predicted count."""
 
