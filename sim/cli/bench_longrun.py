@@ -30,9 +30,10 @@ def command(
     start_s = time.perf_counter()
     found = audit(runs, seed, workers or os.cpu_count() or 1)
     passed_s = time.perf_counter() - start_s
+    steps = f"{found.lost_steps:,} steps lost, {found.replayed_steps:,} done again"
     typer.echo(
-        f"{found.runs:,} runs, {found.failures:,} failures, {found.restarts:,} restarts, "
-        f"{found.lost_steps:,} steps lost, {found.replayed_steps:,} done again: {len(found.violations):,} violations ({passed_s:.1f} s)"
+        f"{found.runs:,} runs, {found.failures:,} failures, {found.restarts:,} restarts, {steps}: "
+        f"{len(found.violations):,} violations ({passed_s:.1f} s)"
     )
     for number, problems in found.violations.items():
         typer.echo(f"seed {number}: {'; '.join(problems)}")

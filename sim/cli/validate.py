@@ -84,14 +84,14 @@ EXAMPLES = {
         f"sim validate {name} mine.csv.gz --gpu h200-sxm --json",
     )
     for name in KINDS
-} | {"collectives": validate_collectives.EXAMPLES}
+} | {"collectives": validate_collectives.EXAMPLES, "longrun": validate_longrun.EXAMPLES}
 """By command."""
 
 app = typer.Typer(help="How far predictions are from measurements.", no_args_is_help=True)
 for name in KINDS:
     app.command(name, cls=Command, epilog=epilog(EXAMPLES[name]))(command_of(name))
 app.command("collectives", cls=Command, epilog=epilog(EXAMPLES["collectives"]))(validate_collectives.command)
-app.command("longrun", cls=Command, epilog=epilog(validate_longrun.EXAMPLES))(validate_longrun.command)
+app.command("longrun", cls=Command, epilog=epilog(EXAMPLES["longrun"]))(validate_longrun.command)
 
 
 def _validations(kind_name: str, files: Sequence[Path], gpu: str | None) -> list[Validation]:

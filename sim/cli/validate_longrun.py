@@ -13,9 +13,9 @@ EXAMPLES = ("sim validate longrun",)
 
 
 def command(json: JsonOption = None) -> None:
-    """Errors for goodput: published ETTR beside ours, row by row.
+    """Errors for goodput: published beside ours.
 
-    And the interruptions of Llama 3, as the rates of other clusters predict them.
+    Row by row, and the interruptions of Llama 3, as the rates of other clusters predict them.
     """
     from sim.longrun.predict import LLAMA3, OTHERS, predicted_count  # noqa: PLC0415 - see sim.cli.run
     from sim.longrun.validate import rows  # noqa: PLC0415 - see sim.cli.run
@@ -29,18 +29,9 @@ def command(json: JsonOption = None) -> None:
     if json == STDOUT:
         return
     table = [["run", "published", "ours", "points", "form", "source", "not public"]]
-    table += [
-        [
-            row.name,
-            f"{row.published:.2f}",
-            f"{row.ours:.3f}",
-            f"{100 * row.error:+.1f}",
-            row.form,
-            row.source,
-            row.hidden,
-        ]
-        for row in found
-    ]
+    for row in found:
+        shares = [f"{row.published:.2f}", f"{row.ours:.3f}", f"{100 * row.error:+.1f}"]
+        table.append([row.name, *shares, row.form, row.source, row.hidden])
     typer.echo(columns(table))
     typer.echo(
         f"\nLlama 3, 54 days on 16,384 GPUs: {LLAMA3.count} interruptions; from {len(OTHERS)} other clusters "

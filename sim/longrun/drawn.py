@@ -15,6 +15,7 @@ from sim.longrun.run import Outcome, play
 from sim.spec.longrun import LongRunFile
 
 CHUNK = 250
+RECOVERY = ("detect", "hang_detect", "silent_detect", "diagnose", "reschedule", "init", "catch_up")
 
 
 @dataclass(frozen=True)
@@ -68,18 +69,7 @@ def drawn_plan(seed: int) -> Plan:
         "gpus_per_node": 8,
         "failures": _failures(step_s, rng),
         "checkpoint": _checkpoint(step_s, rng),
-        "recovery": {
-            key: step_s * float(rng.choice([0.0, 1.0, 6.5]))
-            for key in (
-                "detect_s",
-                "hang_detect_s",
-                "silent_detect_s",
-                "diagnose_s",
-                "reschedule_s",
-                "init_s",
-                "catch_up_s",
-            )
-        },
+        "recovery": {f"{name}_s": step_s * float(rng.choice([0.0, 1.0, 6.5])) for name in RECOVERY},
         "spares": _spares(step_s, rng),
     }
     # A draw may fail so often that it never ends; the window ends it.

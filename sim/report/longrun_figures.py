@@ -37,6 +37,8 @@ COLOURS = {
     "repair": "#666666",
 }
 BINS = 120
+MINUTE_S = 60.0
+BILLION = 1e9
 
 
 def course(bands: tuple[Band, ...], wall_s: float) -> Canvas:
@@ -53,13 +55,14 @@ def course(bands: tuple[Band, ...], wall_s: float) -> Canvas:
             overlap_s = min(end_s, edges[index + 1]) - max(start_s, edges[index])
             shares[cause][index] += max(0.0, overlap_s) * BINS / wall_s
     bottom = np.zeros(BINS)
-    width = wall_s / DAY_S / BINS
+    edges_d = edges / DAY_S
     for cause, values in shares.items():
         if values.any():
-            left = edges[:-1] / DAY_S
             label = "training" if cause == "progress" else WORDS[cause]
-            axes.bar(left, values, width, bottom, align="edge", color=COLOURS[cause], label=label, linewidth=0)
-            bottom += values
+            top = bottom + values
+            low, high = (np.append(each, each[-1]) for each in (bottom, top))
+            axes.fill_between(edges_d, low, high, step="post", color=COLOURS[cause], label=label, linewidth=0)
+            bottom = top
     axes.set_xlim(0, wall_s / DAY_S)
     axes.set_ylim(min(0.95, max(0.0, float(shares["progress"].min()) - 0.05)), 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -89,21 +92,27 @@ def heat(found: Summary) -> Canvas:
     plan = found.plan
     sizes, intervals_s = around(plan)
     cells = grid(plan, found.restart_s, sizes, intervals_s)
+    minutes = np.array(intervals_s) / MINUTE_S
     canvas, (axes,) = sheet(3.6)
     drawn = axes.pcolormesh(
-        sizes, np.array(intervals_s) / 60, cells.ettr.T, cmap=_colours(), vmin=0, vmax=1, shading="gouraud"
+        sizes,
+        minutes,
+        cells.ettr.T,
+        cmap=_colours(),
+        vmin=0,
+        vmax=1,
+        shading="gouraud",
+        rasterized=True,
     )
-    lines = axes.contour(
-        sizes, np.array(intervals_s) / 60, cells.ettr.T, levels=[0.5, 0.7, 0.8, 0.9, 0.95], colors=INK, linewidths=0.6
-    )
+    lines = axes.contour(sizes, minutes, cells.ettr.T, levels=[0.5, 0.7, 0.8, 0.9, 0.95], colors=INK, linewidths=0.6)
     axes.clabel(lines, fmt=lambda level: f"{level:.0%}", fontsize=7)
-    axes.plot(sizes, np.array(cells.best_s) / 60, color="#D55E00", linewidth=2, label="best interval")
+    axes.plot(sizes, np.array(cells.best_s) / MINUTE_S, color="#D55E00", linewidth=2, label="best interval")
     phase = max(plan.phases, key=lambda each: each.steps * each.step_s)
     here_s = phase.tiers[0].every_steps * phase.step_s
-    axes.plot([plan.num_gpus], [here_s / 60], "o", color=INK, label="this run")
+    axes.plot([plan.num_gpus], [here_s / MINUTE_S], "o", color=INK, label="this run")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_ylim(intervals_s[0] / 60, intervals_s[-1] / 60)
+    axes.set_ylim(minutes[0], minutes[-1])
     axes.set_xlim(sizes[0], sizes[-1])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -125,7 +134,7 @@ def finish(found: Summary) -> Canvas:
     canvas, (axes,) = sheet(2.6)
     is_window = not any(outcome.is_finished for outcome in found.outcomes)
     runs = found.outcomes
-    values = [run.tokens / 1e9 if is_window else run.wall_s / DAY_S for run in runs]
+    values = [run.tokens / BILLION if is_window else run.wall_s / DAY_S for run in runs]
     axes.hist(values, bins=min(40, max(5, len(values) // 5)), color="#0072B2")
     middle = float(np.percentile(values, 50))
     axes.axvline(middle, color=INK, linewidth=1.2)

@@ -48,9 +48,10 @@ def test_replicas_that_go_on_lose_the_stall_only(make, entry) -> None:
             failures=entry({"node": {"per_1000_days": 500 * DAY_S / mtbf_s, "transient_frac": 1.0}}),
             elastic={"replica_nodes": 1, "reconfigure_s": stall_s, "rejoin_s": 0.0},
             block_s=0.0,
-            window_s=1500 * mtbf_s,
+            window_s=800 * mtbf_s,
+            seed=1,
         )
-        values = shares(plan, 12)
+        values = shares(plan, 48)
         agrees(values, without_checkpoints(mtbf_s, stall_s))
         assert values.mean() == pytest.approx(published, abs=0.03)
 
@@ -185,7 +186,7 @@ def test_without_a_spare_the_job_waits_for_the_repair(make) -> None:
 def test_silent_corruption_goes_back_before_it_if_such_a_checkpoint_is_kept(make, keep, back_to) -> None:
     checkpoint = {"mode": "sync", "every_steps": 10, "persist_s": 0.0, "load_s": 0.0, "keep": keep}
     recovery = dict.fromkeys(("detect_s", "hang_detect_s", "diagnose_s", "reschedule_s", "catch_up_s", "init_s"), 0.0)
-    plan = short(make, checkpoint=checkpoint, recovery=recovery | {"silent_detect_s": 60.0})
+    plan = short(make, checkpoint=checkpoint, recovery=recovery | {"silent_detect_s": 15.0})
     job, _ = scripted(plan, [12.5], is_silent=True)
     found_at = job.ledger.lost + back_to
     assert job.silent_found == 1
