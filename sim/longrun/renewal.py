@@ -11,22 +11,32 @@ import math
 
 from scipy.special import lambertw
 
+LONGEST = 700.0
+"""Times the MTBF beyond which e^x has no float."""
+
 
 def segment_time_s(tau_s: float, mtbf_s: float, block_s: float, restart_s: float, down_s: float = 0.0) -> float:
     """Expected time of tau seconds of training and their checkpoint: (M + D) e^(R/M) (e^((tau+C)/M) - 1).
 
     Source: J. T. Daly, A higher order estimate of the optimum checkpoint interval, FGCS 22 (2006), equation 20, there
-    with D in R. Error: none for exponential failures, that cannot strike while a node is replaced (D).
+    with D in R. Error: none for exponential failures, that cannot strike while a node is replaced (D). Infinite where
+    it is too long for a float.
     """
+    if (restart_s + tau_s + block_s) / mtbf_s > LONGEST:
+        return math.inf
     return (mtbf_s + down_s) * math.exp(restart_s / mtbf_s) * math.expm1((tau_s + block_s) / mtbf_s)
 
 
 def ettr(tau_s: float, mtbf_s: float, block_s: float, restart_s: float, down_s: float = 0.0) -> float:
     """Share of wall time that is training which is kept: tau over the expected time of a segment.
 
+    With tau = 0 and C = 0 the limit, M / (M + D) e^(-R/M).
+
     >>> round(ettr(300, 1.846 * 3600, 0, 300), 3)
     0.934
     """
+    if tau_s + block_s == 0:
+        return mtbf_s / (mtbf_s + down_s) * math.exp(-restart_s / mtbf_s)
     return tau_s / segment_time_s(tau_s, mtbf_s, block_s, restart_s, down_s)
 
 

@@ -4,11 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sim.errors import SimError
 from sim.longrun.hazards import rate_per_s
 from sim.longrun.load import NAMED, load
 from sim.longrun.plan import checkpoint_bytes, plan
+from sim.longrun.summary import expected_restart_s, habits
 from sim.simulation import load as load_scenario
 from sim.spec.find import find, names
 from sim.spec.longrun import LongRunFile
@@ -102,6 +105,28 @@ def test_a_mistake_in_a_file_has_its_line(tmp_path) -> None:
     (tmp_path / "x.yaml").write_text(text.replace("  detect: 30 min\n", "  detect: soon\n"))
     with pytest.raises(SimError, match=r"x\.yaml:14:3: recovery\.detect: wrong value \(got 'soon'"):
         load(tmp_path / "x.yaml")
+
+
+ODD = ["[]", "{}", "null", "true", "-1", "0", "1e999", ".nan", "9" * 40, "1e-300 s", "1e300 s", "x.y", "..", "/", "'"]
+ODD += ["*x", "&x", "a: b", "- x", "[[[[", "{use: x}", "{use: {use: 1}}", "[{}]", "1 s", "7", "0.5"]
+
+
+@settings(
+    max_examples=200, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_file_with_odd_values_loads_or_complains(tmp_path, data) -> None:
+    text = find("longruns", data.draw(st.sampled_from([GIVEN, "gpt-1t_131072xh100_90-days"]))).read_text("utf-8")
+    for _ in range(data.draw(st.integers(1, 3))):
+        value = data.draw(st.sampled_from(list(re.finditer(r"(?<=: )[^\n{}\[\],]+", text))))
+        text = text[: value.start()] + data.draw(st.sampled_from(ODD)) + text[value.end() :]
+    (tmp_path / "odd.yaml").write_text(text, encoding="utf-8")
+    try:
+        found = plan(load(tmp_path / "odd.yaml"), tmp_path / "odd.yaml")
+    except SimError as error:
+        assert all(str(problem) for problem in error.problems)  # noqa: PT017 - either outcome is right
+    else:
+        assert len(habits(found, expected_restart_s(found))) == 7
 
 
 def keys(spec: type[Spec], prefix: str = "") -> set[str]:

@@ -48,6 +48,12 @@ def test_without_checkpoints_is_the_limit_of_ever_shorter_intervals() -> None:
     assert ettr(1e-9, 700.0, 0.0, 60.0) == pytest.approx(without_checkpoints(700.0, 60.0), rel=1e-6)
 
 
+def test_what_never_ends_keeps_nothing_and_what_costs_nothing_keeps_all() -> None:
+    assert ettr(1e9, 1.0, 0.0, 0.0) == 0.0
+    assert ettr(0.0, 1.0, 0.0, 0.0) == 1.0
+    assert ettr(0.0, 3.0, 0.0, 0.0, 1.0) == pytest.approx(0.75)
+
+
 def test_the_linear_form_agrees_where_little_is_lost_and_breaks_where_much_is() -> None:
     assert meta_ettr(300, 6646.0, 0, 300) == pytest.approx(ettr(300, 6646.0, 0, 300), abs=0.005)
     assert ettr(420, 811.0, 0, 300) - meta_ettr(420, 811.0, 0, 300) > 0.1
