@@ -1,8 +1,11 @@
-"""Waiting for one of several repair crews: Erlang's formula and the machine-repair model."""
+"""Waiting for one of several repair crews, and how many spares it takes."""
 
 from __future__ import annotations
 
-import numpy as np
+from scipy import stats
+
+NEVER = 1e-200
+"""Chance that all crews are busy, below which nobody waits."""
 
 
 def erlang_wait_s(crews: int, arrivals_per_s: float, repair_s: float) -> float:
@@ -22,25 +25,10 @@ def erlang_wait_s(crews: int, arrivals_per_s: float, repair_s: float) -> float:
     blocked = 1.0
     for busy in range(1, crews + 1):
         blocked = load * blocked / (busy + load * blocked)
+        if blocked < NEVER:
+            return 0.0
     waits = blocked / (1 - (load / crews) * (1 - blocked))
     return waits / (crews / repair_s - arrivals_per_s)
-
-
-def machines_down(machines: int, crews: int, mtbf_s: float, repair_s: float) -> float:
-    """Mean number of `machines` that are in repair or wait for it; each fails once in `mtbf_s` while it works.
-
-    Stationary state of the birth-death chain with rates (N - k) / mtbf up and min(k, c) / repair down. Source: the
-    machine-repair model, M/M/c//N.
-
-    >>> round(machines_down(1, 1, 9.0, 1.0), 12)
-    0.1
-    """
-    down = np.arange(1, machines + 1)
-    births = np.log((machines - down + 1) / mtbf_s)
-    deaths = np.log(np.minimum(down, crews) / repair_s)
-    logs = np.concatenate(([0.0], np.cumsum(births - deaths)))
-    weights = np.exp(logs - logs.max())
-    return float((np.arange(machines + 1) * weights).sum() / weights.sum())
 
 
 def spares_needed(nodes: int, mtbf_s: float, away_s: float, available_frac: float) -> int:
@@ -49,13 +37,6 @@ def spares_needed(nodes: int, mtbf_s: float, away_s: float, available_frac: floa
     Nodes away are Poisson with mean nodes away / mtbf (any distribution of the time away, M/G/inf).
 
     >>> spares_needed(76, 1.9 * 3600 * 76, 2.2 * 3600, 0.999)
-    5
+    6
     """
-    mean = nodes * away_s / mtbf_s
-    term = cumulative = float(np.exp(-mean))
-    spares = 0
-    while cumulative < available_frac:
-        spares += 1
-        term *= mean / spares
-        cumulative += term
-    return spares
+    return int(stats.poisson.ppf(available_frac, nodes * away_s / mtbf_s))

@@ -14,12 +14,14 @@ from scipy import stats
 from sim.longrun.hazards import DAY_S, component_rate_per_s
 from sim.longrun.ledger import CAUSES, GOOGLE, OF_SPARES
 from sim.longrun.plan import Plan
+from sim.longrun.queues import erlang_wait_s, spares_needed
 from sim.longrun.renewal import RULES, ettr
 from sim.longrun.run import Outcome
 
 HOUR_S = 3600.0
 KILO = 1000.0
 LEVEL = 0.95
+AT_HAND_FRAC = 0.999
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Summary:
     ettr: share of time in steps that stand. goodput: share of the time of all GPUs, spares too.  mfu: of the played
     steps, weighted by their time; None where a step's time was given.  effective_mfu: that times ettr.
     node_share_by_cause: share of the node-seconds of job and spares.  share_by_class: of the job's time, in the
-    classes of ml-goodput-measurement.
+    classes of ml-goodput-measurement.  spares_needed: nodes with which one is at hand for 99.9 % of the time, if nodes
+    leave one by one; None where crews cannot keep up.  crew_wait_s: until a crew is free, by Erlang's formula; None
+    for any number of crews, and where they cannot keep up.
     """
 
     plan: Plan
@@ -77,6 +81,8 @@ class Summary:
     share_by_class: dict[str, float]
     failures_per_run: dict[str, float]
     habits: tuple[Habit, ...]
+    spares_needed: int | None
+    crew_wait_s: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with stable keys: what `--json` holds. Courses and runs are left out."""
@@ -163,6 +169,8 @@ def summary(plan: Plan, outcomes: Sequence[Outcome]) -> Summary:
         share_by_class=_by_class(_shares(outcomes, CAUSES, lambda run: run.seconds)),
         failures_per_run=_failures(outcomes),
         habits=habits(plan, restart_s),
+        spares_needed=_spares_needed(plan),
+        crew_wait_s=_crew_wait_s(plan),
     )
 
 
@@ -193,6 +201,32 @@ def expected_restart_s(plan: Plan) -> float:
         total += rate * (detect_s + (1 - part.transient_frac) * place_s)
         weight += rate
     return total / weight + recovery.diagnose_s + recovery.init_s + plan.saving.load_s + recovery.catch_up_s
+
+
+def _broken(plan: Plan) -> tuple[float, float]:
+    """Nodes that break in a second, and the mean time of their repair."""
+    failures = plan.file.failures
+    rate, repairing = 0.0, 0.0
+    for part in failures.components.values():
+        if part.scope != "job":
+            nodes = component_rate_per_s(failures, part, plan.num_nodes) * part.nodes * (1 - part.transient_frac)
+            rate += nodes
+            repairing += nodes * (part.repair_s if part.repair_s is not None else failures.repair_s)
+    return rate, repairing / rate if rate else 0.0
+
+
+def _crew_wait_s(plan: Plan) -> float | None:
+    rate, repair_s = _broken(plan)
+    crews = plan.file.spares.repair_crews
+    return None if crews is None or rate * repair_s >= crews else erlang_wait_s(crews, rate, repair_s)
+
+
+def _spares_needed(plan: Plan) -> int | None:
+    rate, repair_s = _broken(plan)
+    wait_s = _crew_wait_s(plan)
+    if plan.file.spares.repair_crews is not None and wait_s is None:
+        return None
+    return spares_needed(1, 1 / rate, repair_s + (wait_s or 0.0), AT_HAND_FRAC) if rate else 0
 
 
 def _main(plan: Plan) -> int:

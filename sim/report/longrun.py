@@ -75,6 +75,11 @@ def _answers(found: Summary) -> Iterator[list[str]]:
     yield ["tokens", *_estimate(found.tokens, lambda value: f"{value / MILLION / THOUSAND:,.0f} B")]
     yield ["interruptions", *_estimate(found.restarts, lambda value: f"{value:,.1f}")]
     yield ["GPU-hours", *_estimate(found.gpu_hours, lambda value: f"{value:,.0f}")]
+    spares = found.spares_needed
+    own = f"this run has {found.plan.file.spares.nodes}"
+    yield ["spare nodes for 99.9 % of the time", "crews cannot keep up" if spares is None else f"{spares:,}", own, ""]
+    if found.crew_wait_s is not None:
+        yield ["wait for a repair crew", units.text(found.crew_wait_s, "s"), "by Erlang's formula", ""]
     if found.usd is not None:
         yield ["USD", *_estimate(found.usd, lambda value: f"{value / MILLION:,.2f} M")]
     if found.kwh is not None:

@@ -6,16 +6,31 @@ import numpy as np
 import pytest
 import simpy
 
-from sim.longrun.queues import erlang_wait_s, machines_down, spares_needed
+from sim.longrun.queues import erlang_wait_s, spares_needed
 from sim.longrun.shop import Shop
 
 REPLICAS = 24
 
 
+def machines_down(machines, crews, mtbf_s, repair_s):
+    """Mean number of `machines` that are in repair or wait for it; each fails once in `mtbf_s` while it works.
+
+    Stationary state of the birth-death chain with rates (N - k) / mtbf up and min(k, c) / repair down. Source: the
+    machine-repair model, M/M/c//N.
+
+    """
+    down = np.arange(1, machines + 1)
+    births = np.log((machines - down + 1) / mtbf_s)
+    deaths = np.log(np.minimum(down, crews) / repair_s)
+    logs = np.concatenate(([0.0], np.cumsum(births - deaths)))
+    weights = np.exp(logs - logs.max())
+    return float((np.arange(machines + 1) * weights).sum() / weights.sum())
+
+
 def agrees(values, expected):
     error = np.std(values, ddof=1) / math.sqrt(len(values))
     assert abs(np.mean(values) - expected) < 3.5 * error
-    assert error < 0.05 * expected
+    assert error < 0.08 * expected
 
 
 @pytest.mark.parametrize(("crews", "load"), [(1, 0.5), (2, 1.2), (5, 3.5)])
@@ -33,7 +48,7 @@ def test_repairs_wait_as_long_as_erlang_says(crews, load) -> None:
                 shop.repair(1.0)
 
         env.process(fails())
-        env.run(until=3000.0)
+        env.run(until=1200.0)
         waits.append(shop.wait_s / shop.num_repairs)
     agrees(waits, erlang_wait_s(crews, load, 1.0))
 
@@ -56,10 +71,10 @@ def test_machines_are_down_as_the_machine_repair_model_says(machines, crews) -> 
                     shop.repair(1.0)
 
         env.process(fails())
-        env.run(until=1500.0)
+        env.run(until=800.0)
         shop.settle()
-        assert shop.idle_node_s + shop.away_node_s == pytest.approx(machines * 1500.0)
-        down.append(shop.away_node_s / 1500.0)
+        assert shop.idle_node_s + shop.away_node_s == pytest.approx(machines * 800.0)
+        down.append(shop.away_node_s / 800.0)
     agrees(down, machines_down(machines, crews, mtbf_s, 1.0))
 
 
