@@ -79,14 +79,21 @@ class Draws:
 
 
 class Ageing:
-    """Units of one Weibull component, each with an age that starts at 0 with the run and with each of its failures."""
+    """Units of one Weibull component, each with an age that starts at 0 with each of its failures.
+
+    The cluster has run for long when the run starts: what is left of a life is a uniform part of one that is chosen with
+    a weight of its length, whose (life / scale)^shape is gamma with 1 + 1 / shape. So as many fail in every day (D. R.
+    Cox, Renewal Theory, 1962, chapter 5).
+    """
 
     def __init__(self, failures: Failures, component: Component, num_nodes: int, rng: np.random.Generator) -> None:
         self._rng, self._shape = rng, component.shape
         mean_s = 1 / unit_rate_per_s(failures, component)
         # The mean of a Weibull distribution is its scale times Gamma(1 + 1 / shape).
         self._scale_s = mean_s / math.gamma(1 + 1 / component.shape)
-        self._times_s = self._scale_s * rng.weibull(component.shape, max(1, num_nodes // component.nodes))
+        units = max(1, num_nodes // component.nodes)
+        lives_s = self._scale_s * rng.gamma(1 + 1 / self._shape, size=units) ** (1 / self._shape)
+        self._times_s = rng.random(units) * lives_s
         self.next_s = float(self._times_s.min())
 
     def take(self) -> None:

@@ -50,7 +50,7 @@ def sections(found: Summary, trials: Sequence[Trial]) -> list[tuple[str, Rows]]:
     tables = [
         (found.plan.file.name, list(_answers(found))),
         ("where the time goes", list(_causes(found))),
-        ("checkpoint interval, by the exact renewal form", list(_intervals(found))),
+        ("checkpoint interval in storage, by the exact renewal form", list(_intervals(found))),
         ("checkpoint interval, simulated with the same failures", list(_trials(trials))),
         ("interruptions by component", list(_failures(found))),
         ("loss spikes: remedies in order", list(_remedies(found.plan))),
@@ -64,7 +64,7 @@ def _answers(found: Summary) -> Iterator[list[str]]:
     """The figures of the run, each with its interval and the spread of the runs."""
     yield ["figure", "mean", "95 % interval of the mean", "5 .. 95 % of runs"]
     yield ["ETTR", *_estimate(found.ettr, percent)]
-    yield ["ETTR, exact renewal form", percent(found.ettr_closed_form), "", ""]
+    yield ["ETTR, exact renewal form, storage only", percent(found.ettr_closed_form), "", ""]
     measured = found.plan.file.measured
     if measured is not None:
         yield ["ETTR, published", percent(measured.ettr), "", ""]

@@ -234,10 +234,20 @@ def test_counts_of_components_are_those_of_their_rates(entry) -> None:
     days = 3000
     while hazards.next_s < days * DAY_S:
         hazards.take()
-    # A renewal process with age 0 at the start is behind by (1 - cv^2) / 2 of a failure a unit: 0.36 for shape 2.
-    expected = {"node": 40 * 300, "ageing": 40 * (150 - 0.36), "rack": 10 * 90, "job": 15000}
+    expected = {"node": 40 * 300, "ageing": 40 * 150, "rack": 10 * 90, "job": 15000}
     for name, count in expected.items():
         assert hazards.counts[name] == pytest.approx(count, abs=4 * math.sqrt(count)), name
+
+
+@pytest.mark.parametrize("shape", [0.5, 0.8, 3.0])
+def test_as_many_ageing_units_fail_in_the_first_days_as_later(entry, shape) -> None:
+    found = Failures.model_validate(entry({"fan": {"per_1000_days": 1.0, "shape": shape}}))
+    hazards = Hazards(found, 20_000, np.random.default_rng(6))
+    for day in (50, 100, 150):
+        before = sum(hazards.counts.values())
+        while hazards.next_s < day * DAY_S:
+            hazards.take()
+        assert sum(hazards.counts.values()) - before == pytest.approx(1000, abs=4 * math.sqrt(1000))
 
 
 def test_lemons_fail_more_often_until_they_are_out(entry) -> None:
