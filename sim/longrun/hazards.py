@@ -81,9 +81,9 @@ class Draws:
 class Ageing:
     """Units of one Weibull component, each with an age that starts at 0 with each of its failures.
 
-    The cluster has run for long when the run starts: what is left of a life is a uniform part of one that is chosen with
-    a weight of its length, whose (life / scale)^shape is gamma with 1 + 1 / shape. So as many fail in every day (D. R.
-    Cox, Renewal Theory, 1962, chapter 5).
+    The cluster has run for long when the run starts: what is left of a life is a uniform part of one that is chosen by
+    its length, whose (life / scale)^shape is gamma with 1 + 1 / shape. So as many fail in every day (D. R. Cox, Renewal
+    Theory, 1962, chapter 5).
     """
 
     def __init__(self, failures: Failures, component: Component, num_nodes: int, rng: np.random.Generator) -> None:
