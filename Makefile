@@ -24,7 +24,7 @@ lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/codespell sim docs scenarios topologies README.md
+	$(VENV)/bin/codespell sim docs scenarios longruns topologies README.md
 
 fidelity: $(VENV)/.ready-dev
 	DRAWS=5000 $(VENV)/bin/pytest --quiet tests/test_fidelity.py

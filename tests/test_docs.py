@@ -25,7 +25,7 @@ from sim.report.words import CAUSES, KINDS
 from sim.results.links import TierUse
 from sim.results.result import Result
 from sim.simulation import load, load_all, load_points, simulate
-from sim.spec.find import names
+from sim.spec.find import Kind, names
 from sim.spec.gpu import Gpu
 from sim.spec.layout import Layout
 from sim.spec.model import Model
@@ -276,7 +276,7 @@ def test_a_figure_is_documented(name: str) -> None:
     [
         ("schedules", list(SCHEDULES)),
         ("collectives", list(ALGORITHMS)),
-        *((kind, names(kind)) for kind in ("models", "gpus", "topologies", "stacks", "scenarios")),
+        *((kind, names(kind)) for kind in get_args(Kind)),
     ],
 )
 def test_every_name_is_listed(what: str, expected: list[str]) -> None:

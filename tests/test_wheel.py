@@ -20,6 +20,12 @@ DATA: dict[Kind, str] = {
     "gpus": "sim/catalog/gpus",
     "models": "sim/catalog/models",
     "stacks": "sim/catalog/stacks",
+    "longruns": "sim/_shipped/longruns",
+    "failures": "sim/catalog/failures",
+    "storage": "sim/catalog/storage",
+    "spikes": "sim/catalog/spikes",
+    "prices": "sim/catalog/prices",
+    "power": "sim/catalog/power",
 }
 Run = Callable[..., str]
 

@@ -6,10 +6,12 @@ import typer
 
 from sim.cli import (
     bench,
+    bench_longrun,
     calibrate,
     collective,
     compare,
     listing,
+    longrun,
     profile,
     run,
     schedule,
@@ -40,12 +42,14 @@ for name, module in (
     ("schedule", schedule),
     ("schema", schema),
     ("collective", collective),
+    ("longrun", longrun),
     ("profile", profile),
 ):
     app.command(name, cls=Command, epilog=epilog(module.EXAMPLES))(module.command)
 
 benches = typer.Typer(help="How good the simulator itself is.", no_args_is_help=True)
 benches.command("engine", cls=Command, epilog=epilog(bench.EXAMPLES))(bench.command)
+benches.command("longrun", cls=Command, epilog=epilog(bench_longrun.EXAMPLES))(bench_longrun.command)
 app.add_typer(benches, name="bench")
 app.add_typer(validate.app, name="validate")
 app.add_typer(calibrate.app, name="calibrate")

@@ -11,12 +11,17 @@ from pydantic import ValidationError
 from sim import units
 from sim.cost.collectives import ALGORITHMS
 from sim.errors import SimError
+from sim.longrun.hazards import unit_rate_per_s
 from sim.program.table import SCHEDULES
 from sim.spec import find, source
 from sim.spec.gpu import Gpu
 from sim.spec.model import Model
 from sim.spec.parameters import parameters
+from sim.spec.reliability import Failures
+from sim.spec.run_cost import Power, Price
+from sim.spec.saving import Storage
 from sim.spec.sourced import num_estimated, numbers
+from sim.spec.spikes import Spikes
 from sim.spec.stack import Stack
 from sim.spec.topology import FABRICS
 
@@ -109,6 +114,55 @@ def collectives() -> Lines:
         yield [name, " ".join(sorted(algorithm.ops)), _summary(algorithm)]
 
 
+def longruns() -> Lines:
+    """The question that each long run answers."""
+    yield ["long run", "question"]
+    yield from ([name, _question("longruns", name)] for name in find.names("longruns"))
+
+
+def failures() -> Lines:
+    """What interrupts jobs, and how often a node of eight GPUs and a job are hit."""
+    yield ["failures", "components", "1/1,000 node-days", "what it is"]
+    for name in find.names("failures"):
+        entry = Failures.model_validate({"name": name} | _content("failures", name))
+        nodes = [part for part in entry.components.values() if part.scope != "job"]
+        rate = sum(unit_rate_per_s(entry, part) / part.nodes for part in nodes) * units.parse("1000 d", "s")
+        yield [name, str(len(entry.components)), f"{rate:.3g}", entry.title]
+
+
+def storage() -> Lines:
+    """Where checkpoints go."""
+    yield ["storage", "write", "read", "what it is"]
+    for name in find.names("storage"):
+        entry = Storage.model_validate({"name": name} | _content("storage", name))
+        rates = (entry.write_bytes_per_s, entry.read_bytes_per_s)
+        yield [name, *(units.text(rate, "bytes/s") for rate in rates), entry.title]
+
+
+def spikes() -> Lines:
+    """Loss spikes: how often, and what was done first."""
+    yield ["spikes", "1/1,000 steps", "first remedy", "what it is"]
+    for name in find.names("spikes"):
+        entry = Spikes.model_validate({"name": name} | _content("spikes", name))
+        yield [name, f"{entry.per_1000_steps:g}", entry.remedies[0].action, entry.title]
+
+
+def prices() -> Lines:
+    """Rents, with their dates."""
+    yield ["price", "USD/GPU-hour", "date", "what it is"]
+    for name in find.names("prices"):
+        entry = Price.model_validate({"name": name} | _content("prices", name))
+        yield [name, f"{entry.usd_per_gpu_hour:.2f}", entry.date, entry.title]
+
+
+def power() -> Lines:
+    """Draw of a GPU's share of its node."""
+    yield ["power", "busy", "idle", "PUE", "what it is"]
+    for name in find.names("power"):
+        entry = Power.model_validate({"name": name} | _content("power", name))
+        yield [name, units.text(entry.busy_w, "W"), units.text(entry.idle_w, "W"), f"{entry.pue:g}", entry.title]
+
+
 def _content(kind: find.Kind, name: str) -> Any:
     return source.plain(source.read(find.find(kind, name)))
 
@@ -134,4 +188,10 @@ INVENTORY: dict[str, Callable[[], Lines]] = {
     "scenarios": scenarios,
     "schedules": schedules,
     "collectives": collectives,
+    "longruns": longruns,
+    "failures": failures,
+    "storage": storage,
+    "spikes": spikes,
+    "prices": prices,
+    "power": power,
 }

@@ -20,6 +20,12 @@ class What(StrEnum):
     SCENARIOS = "scenarios"
     SCHEDULES = "schedules"
     COLLECTIVES = "collectives"
+    LONGRUNS = "longruns"
+    FAILURES = "failures"
+    STORAGE = "storage"
+    SPIKES = "spikes"
+    PRICES = "prices"
+    POWER = "power"
 
 
 def command(what: Annotated[What, typer.Argument(help="What to list.")]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli import validate_collectives, validate_deepep, validate_runs
+from sim.cli import validate_collectives, validate_deepep, validate_longrun, validate_runs
 from sim.cli.group import Command, epilog
 from sim.cli.output import STDOUT, columns, refuse_file, refuse_folder, write_json, writing
 
@@ -87,6 +87,7 @@ EXAMPLES = {
 } | {
     "collectives": validate_collectives.EXAMPLES,
     "deepep": validate_deepep.EXAMPLES,
+    "longrun": validate_longrun.EXAMPLES,
     "runs": validate_runs.EXAMPLES,
     "vtrain": validate_runs.VTRAIN_EXAMPLES,
 }
@@ -108,6 +109,7 @@ app.command("collectives", cls=Command, epilog=epilog(EXAMPLES["collectives"]))(
 app.command("deepep", cls=Command, epilog=epilog(EXAMPLES["deepep"]))(validate_deepep.command)
 app.command("runs", cls=Command, epilog=epilog(EXAMPLES["runs"]))(validate_runs.runs_command)
 app.command("vtrain", cls=Command, epilog=epilog(EXAMPLES["vtrain"]))(validate_runs.vtrain_command)
+app.command("longrun", cls=Command, epilog=epilog(EXAMPLES["longrun"]))(validate_longrun.command)
 
 
 def _validations(kind_name: str, files: Sequence[Path], gpu: str | None) -> list[Validation]:

@@ -1,4 +1,4 @@
-"""Where named files lie: scenarios, topologies, models, GPUs and stacks by path or by name."""
+"""Where named files lie: scenarios, topologies, long runs and the entries of the catalogue, by path or by name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,36 @@ from typing import Literal, get_args
 import sim
 from sim.errors import SimError
 
-Kind = Literal["scenarios", "topologies", "models", "gpus", "stacks"]
+Kind = Literal[
+    "scenarios",
+    "topologies",
+    "longruns",
+    "models",
+    "gpus",
+    "stacks",
+    "failures",
+    "storage",
+    "spikes",
+    "prices",
+    "power",
+]
 
 SUFFIXES = (".yaml", ".yml", ".json")
-_SINGULAR = {"scenarios": "scenario", "topologies": "topology", "models": "model", "gpus": "gpu", "stacks": "stack"}
+_SINGULAR = {
+    "scenarios": "scenario",
+    "topologies": "topology",
+    "longruns": "long run",
+    "models": "model",
+    "gpus": "gpu",
+    "stacks": "stack",
+    "failures": "failures",
+    "storage": "storage",
+    "spikes": "spikes",
+    "prices": "price",
+    "power": "power",
+}
+_SHIPPED_BESIDE = ("scenarios", "topologies", "longruns")
+"""Kinds whose files lie beside the package, and in the working folder; those of the others are its catalogue."""
 _PACKAGE = Path(sim.__file__).resolve().parent
 
 
@@ -59,9 +85,9 @@ def names(kind: Kind) -> list[str]:
 
 
 def folders(kind: Kind) -> tuple[Path, ...]:
-    """Folders in which names are looked up: the working folder's own (scenarios, topologies), then what is shipped."""
+    """Folders in which names are looked up: the working folder's own (scenarios and the like), then what is shipped."""
     assert kind in get_args(Kind), kind
-    if kind in ("models", "gpus", "stacks"):
+    if kind not in _SHIPPED_BESIDE:
         return (_PACKAGE / "catalog" / kind,)
     in_wheel = _PACKAGE / "_shipped" / kind
     shipped = in_wheel if in_wheel.is_dir() else _PACKAGE.parent / kind

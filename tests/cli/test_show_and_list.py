@@ -82,6 +82,12 @@ def test_show_prints_the_resolved_scenario(small: str, invoke: Callable):
         ("scenarios", "llama2-70b_128xh100_layouts", "sim compare"),
         ("schedules", "1f1b", "forward"),
         ("collectives", "ring", "all_reduce"),
+        ("longruns", "opt-175b_992xa100", "56 days"),
+        ("failures", "llama3", "3.79"),
+        ("storage", "tectonic", "2 TB/s"),
+        ("spikes", "palm", "roll_back_and_skip"),
+        ("prices", "deepseek-h800", "2024-12"),
+        ("power", "hgx-h100", "1.05 kW"),
     ],
 )
 def test_list_gives_each_name_a_line_with_its_facts(what: str, name: str, fact: str, invoke: Callable):
@@ -98,6 +104,12 @@ def test_everything_that_can_be_listed_is_tested_above():
         "stacks",
         "schedules",
         "collectives",
+        "longruns",
+        "failures",
+        "storage",
+        "spikes",
+        "prices",
+        "power",
     }
 
 
