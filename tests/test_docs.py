@@ -276,7 +276,7 @@ def test_a_figure_is_documented(name: str) -> None:
     [
         ("schedules", list(SCHEDULES)),
         ("collectives", list(ALGORITHMS)),
-        *((kind, names(kind)) for kind in ("models", "gpus", "topologies", "stacks", "scenarios")),
+        *((kind, names(kind)) for kind in ("models", "gpus", "topologies", "stacks", "scenarios", "plans")),
     ],
 )
 def test_every_name_is_listed(what: str, expected: list[str]) -> None:

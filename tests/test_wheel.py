@@ -16,6 +16,7 @@ from sim.spec.find import Kind, names
 ROOT = Path(__file__).parents[1]
 DATA: dict[Kind, str] = {
     "scenarios": "sim/_shipped/scenarios",
+    "plans": "sim/_shipped/plans",
     "topologies": "sim/_shipped/topologies",
     "gpus": "sim/catalog/gpus",
     "models": "sim/catalog/models",

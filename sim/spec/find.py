@@ -1,4 +1,4 @@
-"""Where named files lie: scenarios, topologies, models, GPUs and stacks by path or by name."""
+"""Where named files lie: scenarios, plans, topologies, models, GPUs and stacks by path or by name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from typing import Literal, get_args
 import sim
 from sim.errors import SimError
 
-Kind = Literal["scenarios", "topologies", "models", "gpus", "stacks"]
+Kind = Literal["scenarios", "topologies", "models", "gpus", "stacks", "plans"]
 
 SUFFIXES = (".yaml", ".yml", ".json")
-_SINGULAR = {"scenarios": "scenario", "topologies": "topology", "models": "model", "gpus": "gpu", "stacks": "stack"}
+_SINGULAR = {
+    "scenarios": "scenario",
+    "topologies": "topology",
+    "models": "model",
+    "gpus": "gpu",
+    "stacks": "stack",
+    "plans": "plan",
+}
 _PACKAGE = Path(sim.__file__).resolve().parent
 
 
@@ -59,7 +66,8 @@ def names(kind: Kind) -> list[str]:
 
 
 def folders(kind: Kind) -> tuple[Path, ...]:
-    """Folders in which names are looked up: the working folder's own (scenarios, topologies), then what is shipped."""
+    """Folders in which names are looked up: the working folder's own (scenarios, plans, topologies), then what is
+    shipped."""
     assert kind in get_args(Kind), kind
     if kind in ("models", "gpus", "stacks"):
         return (_PACKAGE / "catalog" / kind,)
