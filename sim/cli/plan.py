@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sim plan llama2-70b_128xh100",
     "sim plan llama2-70b_128xh100 --explain --report reports/plan",
+    "sim plan --published",
     "sim plan dense-3b_64xh100_device --set deployment.tokens=1e13 --json -",
 )
 
@@ -23,6 +24,9 @@ EXAMPLES = (
 def command(
     plan: Annotated[str, typer.Argument(metavar="PLAN", help="Name (see `sim list plans`) or path of a plan file.")],
     settings: SetOption = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Instead: test vectors of all laws, and GPU-hours of published runs.")
+    ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Print every formula with its numbers put in.")] = False,
     json: JsonOption = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write the HTML report here.")] = None,
@@ -31,8 +35,15 @@ def command(
 
     Each answer has its numbers, its formula with its source, and how far it moves; the next one follows from it.
     """
+    if (plan is None) != published:
+        raise typer.BadParameter("needs a PLAN, or --published without one")
+    if published and (settings or explain or report is not None):
+        raise typer.BadParameter("--published goes with --json alone")
     refuse_file(json)
     refuse_folder(report)
+    if plan is None:
+        _published(json)
+        return
     decided = _decided(plan, settings)
     is_quiet = json == STDOUT
     if json is not None:
@@ -57,3 +68,19 @@ def _decided(plan: str, settings: list[str] | None) -> Decided:
     if not typer.get_text_stream("stderr").isatty():
         return decide(planned)
     return decide(planned, lambda text: typer.echo(f"  {text}", err=True))
+
+
+def _published(json: str | None) -> None:
+    """How far the laws are from what their papers print, and we from published GPU-hours."""
+    import dataclasses  # noqa: PLC0415 - see sim.cli.run
+
+    from sim.decide.published import hours_table, predictions  # noqa: PLC0415 - see sim.cli.run
+    from sim.decide.vectors import vectors_table  # noqa: PLC0415 - see sim.cli.run
+    from sim.report.plan import table_lines  # noqa: PLC0415 - see sim.cli.run
+
+    tables = (vectors_table(), hours_table(list(predictions())))
+    if json is not None:
+        write_json([dataclasses.asdict(table) for table in tables], json)
+    if json != STDOUT:
+        for table in tables:
+            typer.echo("\n".join(["", table.title, *table_lines(table, len(table.rows)), table.note]))

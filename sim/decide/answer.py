@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -83,6 +84,21 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with stable keys."""
-        plain = dataclasses.asdict(self)
-        plain["values"] = dict(self.values)
-        return plain | {"sources": list(self.sources)}
+        names = [field.name for field in dataclasses.fields(self) if field.name != "values"]
+        plain = {name: getattr(self, name) for name in names}
+        plain = {
+            name: [each if isinstance(each, str) else dataclasses.asdict(each) for each in value]
+            if isinstance(value, tuple)
+            else value
+            for name, value in plain.items()
+        }
+        return dict(_finite(plain | {"values": dict(self.values), "sources": list(self.sources)}))
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what never happens: JSON has no infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

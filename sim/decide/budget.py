@@ -88,8 +88,8 @@ def _cost(at: Optimum, least: Optimum) -> str:
     if at.parameters < least.parameters:
         pays = wins_from(least, at)
         return (
-            f" The same loss takes {said(extra, 'share')} less training at {said(least.parameters, 'parameters')}, "
-            f"but the smaller model pays from {said(pays, 'tokens')} tokens served."
+            f" It takes {at.flop / least.flop:.3g} times the training of the {said(least.parameters, 'parameters')} "
+            f"that are optimal for its loss, which pays from {said(pays, 'tokens')} tokens served."
         )
     less, size = said(extra / (1 + extra), "share"), said(least.parameters, "parameters")
     return f" The same loss takes {less} less training at {size}."

@@ -25,6 +25,7 @@ from sim.decide.serving import (
 )
 from sim.decide.shape import shape_of
 from sim.decide.wording import said
+from sim.errors import SimError
 from sim.spec.model import Model
 from sim.spec.parameters import parameters
 
@@ -119,11 +120,10 @@ def choose_size(planned: Planned) -> Sized:
         best = _best(law, want)
     except ValueError as error:
         if given is None and not math.isfinite(want.largest):
-            raise
+            raise SimError(str(error)) from None
         cautions.append(f"{error}; the largest that may be is taken, and misses the target.")
         best = Optimum(want.largest, math.inf)
-    size = given if given is not None else best.parameters
-    model = planned.model or shape_of(size, plan.training.seq_len)
+    model, size = _shaped(planned, given if given is not None else best.parameters, want.largest)
     chosen = Optimum(size, law.tokens_for(want.loss, size))
     cautions += [
         f"Extrapolated: {text} ({plan.law})." for text in law.fitted.outside(chosen) if math.isfinite(chosen.tokens)
@@ -151,6 +151,18 @@ def choose_size(planned: Planned) -> Sized:
     return Sized(model, size, tokens, answer)
 
 
+def _shaped(planned: Planned, size: float, largest: float) -> tuple[Model, float]:
+    """The plan's model, else a shape of the size; and how many parameters it has for a token.
+
+    Raises SimError where no shape is near.
+    """
+    try:
+        model = planned.model or shape_of(size, planned.plan.training.seq_len, largest)
+    except ValueError as error:
+        raise SimError(str(error)) from None
+    return model, float(parameters(model).active)
+
+
 def _best(law: LossLaw, want: Wanted) -> Optimum:
     """Cheapest in money over the model's life."""
     return cheapest(law, want.loss, lambda at: life_usd(at, want.demand, want.prices), want.largest)
@@ -174,8 +186,7 @@ def _without_deployment(planned: Planned, given: float | None) -> Sized:
     """Where nothing is said about serving, the compute-optimal size, or the given one."""
     plan, law = planned.plan, LAWS[planned.plan.law]
     best = law.optimum(budget_flop(planned, given))
-    size = given if given is not None else best.parameters
-    model = planned.model or shape_of(size, plan.training.seq_len)
+    model, size = _shaped(planned, given if given is not None else best.parameters, math.inf)
     what = "given" if given is not None else f"compute-optimal by {plan.law}"
     return Sized(
         model,

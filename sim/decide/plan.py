@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sim.decide import recovery
 from sim.spec.quantity import Bytes, BytesPerSecond, Count, FlopPerSecond, Fraction, Seconds, Spec
 from sim.spec.training import Precision
 
@@ -227,10 +228,10 @@ class Recovery(Spec):
     block: how long training stands still for a checkpoint that is written beside it; all of the writing where left out.
     """
 
-    failures_per_1000_node_days: Positive = 3.79
-    storage_bytes_per_s: BytesPerSecond = Field(alias="storage_bandwidth", default=57.5e9)
-    restart_s: Seconds = Field(alias="restart", default=600.0)
-    bytes_per_parameter: Positive = 14.0
+    failures_per_1000_node_days: Positive = recovery.FAILURES_PER_1000_NODE_DAYS
+    storage_bytes_per_s: BytesPerSecond = Field(alias="storage_bandwidth", default=recovery.STORAGE_BYTES_PER_S)
+    restart_s: Seconds = Field(alias="restart", default=recovery.RESTART_S)
+    bytes_per_parameter: Positive = recovery.BYTES_PER_PARAMETER
     block_s: Seconds | None = Field(alias="block", default=None)
 
 

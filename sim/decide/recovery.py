@@ -14,6 +14,12 @@ STORAGE_SOURCE = "BLOOM: 2.3 TB in 40 s (bigscience-workshop/bigscience, train/t
 RESTART_SOURCE = "5 to 20 minutes from failure to training (arXiv 2410.21680)"
 BYTES_SOURCE = "BLOOM: 2.3 TB of 176B parameters, 14 bytes each (the same README)"
 
+FAILURES_PER_1000_NODE_DAYS = 3.79
+STORAGE_BYTES_PER_S = 57.5e9
+RESTART_S = 600.0
+BYTES_PER_PARAMETER = 14.0
+"""Where a plan says nothing else."""
+
 DAY_S = 86400.0
 
 

@@ -24,8 +24,8 @@ NEAR = 0.02
 SOURCE = "proportions of Llama 3 (arXiv 2407.21783, table 3): feed-forward 3.5 x hidden, heads of 128, 8 KV heads"
 
 
-def shape_of(size: float, seq_len: int) -> Model:
-    """The dense model whose parameters are nearest to `size`.
+def shape_of(size: float, seq_len: int, largest: float = math.inf) -> Model:
+    """The dense model whose parameters are nearest to `size`, with `largest` at most.
 
     Raises ValueError where the nearest is more than 10 % off (below 0.3B: the embedding alone is as large).
     """
@@ -35,8 +35,11 @@ def shape_of(size: float, seq_len: int) -> Model:
         for layers in range(LAYERS_STEP, 161, LAYERS_STEP)
         if HIDDEN_BY_LAYER[0] <= hidden / layers <= HIDDEN_BY_LAYER[1]
     ]
+    candidates = [model for model in candidates if parameters(model).total <= largest]
     off = {model.name: abs(parameters(model).total / size - 1) for model in candidates}
     near = [model for model in candidates if off[model.name] < NEAR] or candidates
+    if not off:
+        raise ValueError(f"no shape has at most {largest:.3g} parameters; give a model")
     best = min(near, key=_oddness) if near is not candidates else min(near, key=lambda model: off[model.name])
     found = parameters(best).total
     if abs(found / size - 1) > 0.10:

@@ -58,13 +58,13 @@ def _chain(answer: Answer) -> Iterator[str]:
         yield f"{INDENT}  = {said(step.value, step.unit)}    [{step.source}]"
 
 
-def table_lines(grid: Grid) -> Iterator[str]:
-    """The table with aligned columns; the chosen row is marked, long ones are cut around it."""
+def table_lines(grid: Grid, most: int = MOST_ROWS) -> Iterator[str]:
+    """The table with aligned columns; the chosen row is marked; beyond `most` rows it is cut."""
     rows = [
         (index, [said(cell, column.unit) for cell, column in zip(row, grid.columns, strict=True)])
         for index, row in enumerate(grid.rows)
     ]
-    shown = [row for row in rows if row[0] < MOST_ROWS or row[0] == grid.chosen]
+    shown = [row for row in rows if row[0] < most or row[0] == grid.chosen]
     cells = [[column.head for column in grid.columns], *([_cut(cell) for cell in row] for _, row in shown)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(grid.columns))]
     is_number = [column.unit != "" for column in grid.columns]

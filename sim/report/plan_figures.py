@@ -67,20 +67,27 @@ def _strategies(decided: Decided) -> Canvas:
 
 
 def _laws(decided: Decided) -> Canvas:
-    """The optimum of the budget by each law, and the plan."""
-    canvas, (axes,) = sheet(3.8)
-    for row in _rows(decided, "laws"):
-        at = (_number(row["parameters"]), _number(row["tokens"]))
-        axes.scatter(*at, s=34, color=COLOURS[0])
-        axes.annotate(str(row["law"]), at, xytext=(6, 3), textcoords="offset points", fontsize=8)
+    """Tokens a parameter of the budget's optimum by each law, and of the plan."""
+    rows = _rows(decided, "laws")
+    canvas, (axes,) = sheet(0.9 + 0.28 * len(rows))
+    for place, row in enumerate(rows):
+        ratio = _number(row["tokens a parameter"])
+        label = f"  {said(_number(row['parameters']), 'parameters')} on {said(_number(row['tokens']), 'tokens')}"
+        axes.scatter(ratio, place, s=34, color=COLOURS[0], zorder=3)
+        axes.text(ratio, place, label, va="center", fontsize=8)
     values = decided.answers[1].values
-    axes.scatter(
-        _number(values["parameters"]), _number(values["tokens"]), s=60, marker="X", color=COLOURS[1], label="the plan"
+    axes.axvline(
+        _number(values["tokens_per_parameter"]), color=COLOURS[1], linestyle="--", linewidth=1.2, label="the plan"
     )
-    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="tokens")
+    axes.set_yticks(range(len(rows)), [str(row["law"]) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xscale("log")
+    axes.margins(x=0.2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("tokens a parameter")
     axes.set_title(f"How {said(values['flop'], 'FLOP')} FLOP are best spent, by law")
-    axes.grid(which="both")
-    axes.legend()
+    axes.grid(which="major", axis="x")
+    axes.legend(loc="upper right")
     return canvas
 
 

@@ -33,7 +33,7 @@ def test_youngs_interval_is_longer_than_the_best(ratio: float, off: float):
 
 @pytest.mark.parametrize(("minutes", "published"), [(60, 0.70), (5, 0.93)])
 def test_metas_shares_for_16000_gpus(minutes: float, published: float):
-    """arXiv 2410.21680, figure 10: 6.5 failures in 1,000 node-days, 5 minutes to restart, checkpoints that cost little."""
+    """arXiv 2410.21680: 6.5 failures in 1,000 node-days, 5 minutes to restart, checkpoints that cost little."""
     share = training_share(minutes * 60, mtbf_s(6.5, 2000), 1.0, 300.0)
     assert share == pytest.approx(published, abs=0.025)
 
