@@ -22,7 +22,9 @@ EXAMPLES = (
 
 
 def command(
-    plan: Annotated[str, typer.Argument(metavar="PLAN", help="Name (see `sim list plans`) or path of a plan file.")],
+    plan: Annotated[
+        str | None, typer.Argument(metavar="PLAN", help="Name (see `sim list plans`) or path of a plan file.")
+    ] = None,
     settings: SetOption = None,
     published: Annotated[
         bool, typer.Option("--published", help="Instead: test vectors of all laws, and GPU-hours of published runs.")
@@ -31,9 +33,10 @@ def command(
     json: JsonOption = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write the HTML report here.")] = None,
 ) -> None:
-    """Answer six questions before a run: size, compute and data, layout, memory, mix, recovery.
+    """Six questions before a run, answered in order with numbers.
 
-    Each answer has its numbers, its formula with its source, and how far it moves; the next one follows from it.
+    Model size, compute and data, layout, memory, mix of data, number format and recovery. Each answer has its formula
+    with its source, and how far it moves; the next one follows from it.
     """
     if (plan is None) != published:
         raise typer.BadParameter("needs a PLAN, or --published without one")

@@ -86,6 +86,20 @@ class Mixed:
         return sum(phase.train_s for phase in self.phases)
 
 
+def refuse_phases(planned: Planned, tokens: float) -> None:
+    """Raise SimError where annealing and long context take more than all tokens."""
+    data = planned.plan.data
+    if data is None:
+        return
+    long_tokens = data.long_context.tokens if data.long_context is not None else 0.0
+    annealed = data.annealing * tokens
+    if annealed + long_tokens > tokens:
+        raise SimError(
+            f"data: annealing and long_context take {annealed:.4g} + {long_tokens:.4g} tokens of {tokens:.4g} "
+            "(allowed up to all of them)"
+        )
+
+
 def choose_mix(planned: Planned, model: Model, at: Optimum, fitted: Fitted, told: Said) -> Mixed:
     """The answer to the fifth question. Without `data` in the plan there is one phase and no mix."""
     data = planned.plan.data
@@ -179,12 +193,7 @@ def _phases(planned: Planned, model: Model, at: Optimum, fitted: Fitted, told: S
     long = data.long_context if data is not None else None
     annealed = (data.annealing if data is not None else 0.0) * at.tokens
     rest = at.tokens - (long.tokens if long is not None else 0.0) - annealed
-    if rest < 0:
-        raise SimError(
-            f"data: annealing and long_context take {annealed:.4g} + "
-            f"{long.tokens if long is not None else 0:.4g} tokens of "
-            f"{at.tokens:.4g} (allowed up to all of them)"
-        )
+    assert rest >= 0, "refuse_phases comes first"
     yield Phase("main", rest, scenario.training.seq_len, layout, step_s, rest / step_tokens)
     if long is not None:
         lengthened = replace(
@@ -228,6 +237,7 @@ def _grids(data: Data, drawn: Sequence[Drawn], phases: Sequence[Phase]) -> Itera
             each.asked,
             each.epochs,
             each.effective,
+            each.effective * each.quality,
             repeated.value_of_epochs(each.epochs),
             repeated.marginal_value(each.epochs),
             each.missing,
@@ -245,6 +255,7 @@ def _grids(data: Data, drawn: Sequence[Drawn], phases: Sequence[Phase]) -> Itera
             Column("asked for", "tokens"),
             Column("epochs"),
             Column("worth, fresh", "tokens"),
+            Column("weighted by quality", "tokens"),
             Column("of a fresh one", "share"),
             Column("the last epoch, of a fresh one", "share"),
             Column("missing", "tokens"),

@@ -33,6 +33,9 @@ STAGES = (0, 1, 2, 3)
 PAPER_TRAFFIC = (1.0, 1.0, 1.0, 1.5)
 """Data-parallel bytes over ZeRO-0's, with one micro-batch and no pipeline (section 7.2)."""
 
+TIGHT = 0.02
+"""Of the memory: the memory model is off by 1.4 % on average (sim/program/memory.py)."""
+
 DEEPSPEED = "DeepSpeed refuses ZeRO-2 and 3 with a pipeline (deepspeed/runtime/pipe/engine.py)"
 LEGALITY = {
     0: "all",
@@ -92,8 +95,13 @@ def choose_zero(planned: Planned, laid: LaidOut, told: Said) -> Fitted:
     held = max(stage.parameters_bytes for stage in memory(_with_zero(result.scenario, 0))) / 2
     share = PAPER_STATE.optimizer_bytes / PAPER_STATE.total_bytes
     cautions = [f"ZeRO-{chosen} with pp = {layout.pp}: {DEEPSPEED}."] if chosen >= 2 and layout.pp > 1 else []
-    if not result.fits:
+    free = 1 - result.peak_bytes / result.scenario.gpu.memory_bytes
+    if free < 0:
         cautions.append("The chosen stage does not fit.")
+    elif free < TIGHT:
+        cautions.append(
+            f"Only {free:.1%} of the memory is left, less than the memory model's error; take the next in the ranking."
+        )
     least_text = f"The least stage that fits is ZeRO-{least}" if least is not None else "No stage fits"
     return Fitted(
         chosen,

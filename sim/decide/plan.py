@@ -248,7 +248,7 @@ class Given(Spec):
     zero: Zero | None = None
     mix: dict[str, Share] | None = None
     precision: Precision | None = None
-    checkpoint_interval_s: Seconds | None = Field(alias="checkpoint_interval", default=None)
+    checkpoint_interval_s: Annotated[Seconds, Field(gt=0)] | None = Field(alias="checkpoint_interval", default=None)
 
     @model_validator(mode="after")
     def _mix_is_whole(self) -> Self:

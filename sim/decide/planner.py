@@ -8,7 +8,7 @@ from typing import Any
 
 from sim.decide.answer import Answer
 from sim.decide.budget import choose_tokens
-from sim.decide.data_mix import choose_mix
+from sim.decide.data_mix import choose_mix, refuse_phases
 from sim.decide.deployment import choose_size
 from sim.decide.layouts import choose_layout
 from sim.decide.load import Planned
@@ -59,6 +59,7 @@ def decide(planned: Planned, told: Said = lambda _: None) -> Decided:
     """
     sized = choose_size(planned)
     budgeted = choose_tokens(planned, sized)
+    refuse_phases(planned, budgeted.at.tokens)
     laid = choose_layout(planned, sized.model, budgeted.at, told)
     fitted = choose_zero(planned, laid, told)
     mixed = choose_mix(planned, sized.model, budgeted.at, fitted, told)

@@ -27,6 +27,7 @@ class PublishedRun:
     parameters: that a token meets.  bound: `exact`, or `upper` where the hours hold more work than the one pass.
     phases: (scenario of a step, tokens of the phase), empty where the set-up is not known well enough.
     failures_per_1000_node_days: of that cluster, or of the most similar one that published a rate.
+    storage_bytes_per_s: to which checkpoints go, of the run or of another one as the file says.
     """
 
     model: str
@@ -38,6 +39,7 @@ class PublishedRun:
     source: str
     phases: tuple[tuple[str, float], ...]
     failures_per_1000_node_days: float | None
+    storage_bytes_per_s: float | None
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,19 @@ def _run(row: dict[str, str]) -> PublishedRun:
         source=row["source"],
         phases=tuple((name, float(tokens)) for name, tokens in (part.split(":") for part in row["phases"].split())),
         failures_per_1000_node_days=float(rate) if rate else None,
+        storage_bytes_per_s=float(row["storage_bytes_per_s"]) if row["storage_bytes_per_s"] else None,
     )
 
 
 def predicted(run: PublishedRun) -> Predicted:
     """The hours of a run with known phases: simulated steps, and the best checkpoint interval under its failures.
 
-    A checkpoint has 14 bytes a parameter and goes to storage of 57.5 GB/s; a restart takes 10 minutes
-    (`sim.decide.recovery`, which has their sources).
+    A checkpoint has 14 bytes a parameter and a restart takes 10 minutes (`sim.decide.recovery` has their sources).
     Left out: growth of the batch, experiments before the run, evaluation, waiting for machines.
     """
     assert run.phases, run.model
     assert run.failures_per_1000_node_days is not None
+    assert run.storage_bytes_per_s is not None
     train_s, results = 0.0, []
     for name, tokens in run.phases:
         result = simulate(load(SCENARIOS / f"{name}.yaml"))
@@ -93,9 +96,9 @@ def predicted(run: PublishedRun) -> Predicted:
         train_s += result.step_time_s * tokens / (training.global_batch * training.seq_len)
         results.append(result)
     first = results[0]
-    nodes = -(-first.num_gpus // 8)
+    nodes = first.num_gpus // first.scenario.topology.build().gpus_per_node
     mtbf = recovery.mtbf_s(run.failures_per_1000_node_days, nodes)
-    cost_s = parameters(first.scenario.model).total * recovery.BYTES_PER_PARAMETER / recovery.STORAGE_BYTES_PER_S
+    cost_s = parameters(first.scenario.model).total * recovery.BYTES_PER_PARAMETER / run.storage_bytes_per_s
     interval = recovery.best_interval_s(mtbf, cost_s)
     share = recovery.training_share(interval, mtbf, cost_s, recovery.RESTART_S)
     return Predicted(run, tuple(results), share, train_s / share / 3600 * first.num_gpus)

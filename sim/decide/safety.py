@@ -88,8 +88,6 @@ def choose_safety(planned: Planned, fitted: Fitted, mixed: Mixed, told: Said) ->
     given = plan.given.checkpoint_interval_s
     best = clocks.best()
     interval = best if given is None else given
-    if interval <= 0:
-        raise SimError("given.checkpoint_interval: out of range (got 0 s, allowed > 0 s)")
     share = clocks.share(interval)
     wall_s = mixed.train_s / share
     hours = wall_s / 3600 * planned.num_gpus

@@ -10,13 +10,13 @@ import pytest
 
 from sim.decide.answer import Grid
 from sim.decide.budget import choose_tokens
-from sim.decide.data_mix import choose_mix, chosen_shares, draw
+from sim.decide.data_mix import chosen_shares, draw
 from sim.decide.deployment import budget_flop, choose_size, device_limit
 from sim.decide.layouts import choose_layout
 from sim.decide.memory_stages import PAPER_TRAFFIC, sent_bytes, state_table
 from sim.decide.mixing import best_mix, losses
 from sim.decide.plan import Device, MixingLaw, PlannedLayout
-from sim.decide.planner import Decided
+from sim.decide.planner import Decided, decide
 from sim.decide.ranking import least_recompute, played, ranked_layouts, screen, tried_layout
 from sim.decide.shape import shape_of
 from sim.decide.wording import said
@@ -221,18 +221,10 @@ def test_the_mixing_law_is_minimised():
         best_mix(law, [0.3, 0.3])
 
 
-def test_phases_longer_than_the_run_are_refused(planned: Callable, decided: Decided):
+def test_phases_longer_than_the_run_are_refused(planned: Callable):
     plan = planned("data.long_context.tokens=1e13")
-    sized = choose_size(plan)
-    at = choose_tokens(plan, sized).at
     with pytest.raises(SimError, match="allowed up to all of them"):
-        choose_mix(plan, sized.model, at, _fitted(decided), silent)
-
-
-def _fitted(decided: Decided):
-    from sim.decide.memory_stages import Fitted  # noqa: PLC0415
-
-    return Fitted(1, decided.result, decided.answers[3])
+        decide(plan)
 
 
 @pytest.mark.parametrize("size", [0.5e9, 1e9, 3e9, 8e9, 13e9, 70e9, 200e9, 405e9])
