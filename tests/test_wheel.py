@@ -16,11 +16,12 @@ from sim.spec.find import Kind, names
 ROOT = Path(__file__).parents[1]
 DATA: dict[Kind, str] = {
     "scenarios": "sim/_shipped/scenarios",
+    "plans": "sim/_shipped/scenarios/plans",
     "topologies": "sim/_shipped/topologies",
     "gpus": "sim/catalog/gpus",
     "models": "sim/catalog/models",
     "stacks": "sim/catalog/stacks",
-    "longruns": "sim/_shipped/longruns",
+    "longruns": "sim/_shipped/scenarios/longruns",
     "failures": "sim/catalog/failures",
     "storage": "sim/catalog/storage",
     "spikes": "sim/catalog/spikes",

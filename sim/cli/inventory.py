@@ -100,6 +100,13 @@ def scenarios() -> Lines:
         yield [name, command, _question("scenarios", name)]
 
 
+def plans() -> Lines:
+    """The question that each plan answers."""
+    yield ["plan", "question"]
+    for name in find.names("plans"):
+        yield [name, _question("plans", name)]
+
+
 def schedules() -> Lines:
     """Pipeline schedules."""
     yield ["schedule", "what it is"]
@@ -186,6 +193,7 @@ INVENTORY: dict[str, Callable[[], Lines]] = {
     "stacks": stacks,
     "topologies": topologies,
     "scenarios": scenarios,
+    "plans": plans,
     "schedules": schedules,
     "collectives": collectives,
     "longruns": longruns,

@@ -18,6 +18,7 @@ class What(StrEnum):
     STACKS = "stacks"
     TOPOLOGIES = "topologies"
     SCENARIOS = "scenarios"
+    PLANS = "plans"
     SCHEDULES = "schedules"
     COLLECTIVES = "collectives"
     LONGRUNS = "longruns"

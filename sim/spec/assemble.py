@@ -180,6 +180,25 @@ def build(root: Node, name: str, variant: str | None, files: Files, checks: Sequ
     return scenario
 
 
+def parts_of(root: Node, names: Sequence[str], files: Files) -> dict[str, Any]:
+    """Some parts of a scenario, resolved and checked each by itself: for files that describe no whole scenario.
+
+    `stack` is the default one where `root` has none; another part that it lacks is left out. Raises SimError with every
+    mistake.
+    """
+    tree = dict(keys(root)) | {"stack": _stack(keys(root).get("stack"), root.place)}
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name in names:
+        try:
+            values |= _part(name, tree, files)
+        except SimError as error:
+            problems += error.problems
+    if problems:
+        raise SimError(problems)
+    return values
+
+
 def _missing(part: str) -> str:
     allowed = f"a name of `sim list {_KINDS[part]}`, or a mapping" if part in _KINDS else "a mapping"
     return f"missing (allowed {allowed})"

@@ -1,4 +1,4 @@
-"""Where named files lie: scenarios, topologies, long runs and the entries of the catalogue, by path or by name."""
+"""Where named files lie: scenarios, topologies, long runs, plans and the entries of the catalogue, by path or name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ Kind = Literal[
     "scenarios",
     "topologies",
     "longruns",
+    "plans",
     "models",
     "gpus",
     "stacks",
@@ -28,6 +29,7 @@ _SINGULAR = {
     "scenarios": "scenario",
     "topologies": "topology",
     "longruns": "long run",
+    "plans": "plan",
     "models": "model",
     "gpus": "gpu",
     "stacks": "stack",
@@ -37,7 +39,12 @@ _SINGULAR = {
     "prices": "price",
     "power": "power",
 }
-_SHIPPED_BESIDE = ("scenarios", "topologies", "longruns")
+_SHIPPED_BESIDE = {
+    "scenarios": "scenarios",
+    "topologies": "topologies",
+    "longruns": "scenarios/longruns",
+    "plans": "scenarios/plans",
+}
 """Kinds whose files lie beside the package, and in the working folder; those of the others are its catalogue."""
 _PACKAGE = Path(sim.__file__).resolve().parent
 
@@ -89,9 +96,10 @@ def folders(kind: Kind) -> tuple[Path, ...]:
     assert kind in get_args(Kind), kind
     if kind not in _SHIPPED_BESIDE:
         return (_PACKAGE / "catalog" / kind,)
-    in_wheel = _PACKAGE / "_shipped" / kind
-    shipped = in_wheel if in_wheel.is_dir() else _PACKAGE.parent / kind
-    return Path(kind), shipped
+    folder = Path(_SHIPPED_BESIDE[kind])
+    in_wheel = _PACKAGE / "_shipped" / folder
+    shipped = in_wheel if in_wheel.is_dir() else _PACKAGE.parent / folder
+    return folder, shipped
 
 
 def _files(folder: Path) -> list[Path]:
