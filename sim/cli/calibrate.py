@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from sim.cli import calibrate_collectives
+from sim.cli import calibrate_collectives, calibrate_step
 from sim.cli.group import Command, epilog
 from sim.cli.output import columns, refuse_file, refuse_folder, writing
 from sim.cli.progress import Progress
@@ -134,6 +134,7 @@ def _told_apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 app.command("gpu", cls=Command, epilog=epilog(EXAMPLES))(command)
 app.command("collectives", cls=Command, epilog=epilog(calibrate_collectives.EXAMPLES))(calibrate_collectives.command)
+app.command("step", cls=Command, epilog=epilog(calibrate_step.EXAMPLES))(calibrate_step.command)
 
 Entries = Mapping[str, "Entry"]
 Calibrations = Mapping[str, Mapping[str, "Calibration"]]

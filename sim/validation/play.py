@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,14 +116,22 @@ def num_cores() -> int:
 
 
 def play_all(
-    runs: Sequence[PublishedRun], *, cache: Cache, jobs: int | None = None, told: Told = lambda _: None
+    runs: Sequence[PublishedRun],
+    *,
+    cache: Cache,
+    jobs: int | None = None,
+    told: Told = lambda _: None,
+    is_paced: bool = True,
 ) -> list[tuple[Case, Played | None]]:
     """Every row with its played step; None where it has no scenario or was refused. In the order of the rows.
 
-    jobs: processes, all cores by default.  told: is called with a line for each scenario that is played.
+    jobs: processes, all cores by default.  told: is called with a line for each scenario that is played.  is_paced:
+    whether kernels run at the pace of their stack, else as in microbenchmarks.
     """
     workers = jobs or num_cores()
     cases = list(_mapped(_make, runs, workers))
+    if not is_paced:
+        cases = [_without_pace(case) for case in cases]
     keys = {index: key_of(case.scenario) for index, case in enumerate(cases) if case.scenario is not None}
     owner: dict[str, int] = {}
     for index, key in keys.items():
@@ -135,6 +143,13 @@ def play_all(
         cache.add(key, played)
         told(f"{cases[owner[key]].run.case_id}: {played.error or f'{played.step_time_s:.3f} s'}")
     return [(case, cache.known[keys[index]] if index in keys else None) for index, case in enumerate(cases)]
+
+
+def _without_pace(case: Case) -> Case:
+    if case.scenario is None:
+        return case
+    stack = case.scenario.stack.model_copy(update={"pace": {}})
+    return replace(case, scenario=case.scenario.model_copy(update={"stack": stack}))
 
 
 def _effort(scenario: Scenario | None) -> int:
