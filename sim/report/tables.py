@@ -205,12 +205,6 @@ COLUMNS: tuple[Column, ...] = (
         "Memory of the fullest GPU at its worst moment.",
     ),
     Column(
-        "gpu_w",
-        ("W", "/GPU"),
-        lambda row: f"{row['gpu_w']:,.0f}",
-        "Mean power of a GPU over the step, without the rest of its node.",
-    ),
-    Column(
         "usd_per_token",
         ("USD", "/Mtok"),
         lambda row: DASH if row["usd_per_token"] is None else f"{row['usd_per_token'] * MILLION:,.2f}",
