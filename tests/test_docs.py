@@ -21,6 +21,7 @@ from sim.program.memory import StageMemory
 from sim.program.table import SCHEDULES
 from sim.report.figures import FIGURES
 from sim.report.page import summary_csv
+from sim.report.sets import SET_FIGURES
 from sim.report.words import CAUSES, KINDS
 from sim.results.links import TierUse
 from sim.results.result import Result
@@ -271,9 +272,10 @@ def test_a_name_that_a_scenario_can_use_is_documented(name: str) -> None:
     assert f"`{name}`" in read(SCENARIOS)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [*FIGURES, *SET_FIGURES])
 def test_a_figure_is_documented(name: str) -> None:
     assert f"`{name}`" in read(EXTENDING)
+    assert name in FIGURES or f"| `{name}` |" in read(RESULTS)
 
 
 @pytest.mark.parametrize(

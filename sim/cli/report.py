@@ -39,9 +39,10 @@ def command(
     ] = None,
     title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Head of the page.")] = "Results",
 ) -> None:
-    """Draw a page over any set of results: what is best, what it costs, and which settings decide.
+    """Draw one page over any set of results.
 
-    The page opens offline; its figures are also files of their own.
+    It shows what is best, what it costs, and which settings decide. The page opens offline; its figures are also files
+    of their own.
     """
     from sim.report.set_page import write_set_report  # noqa: PLC0415 - see sim.cli.run
 

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from sim.report.figures.style import PNG_DPI, WIDTH_IN
+from sim.report.figures.style import PAPER, PNG_DPI, WIDTH_IN
 from sim.report.points import Point
 from sim.report.sets import SET_FIGURES
 
@@ -46,16 +46,16 @@ class HeatMap:
                 best[cell] = np.fmax(best[cell], point.answers["tokens_per_s_per_gpu"])
         canvas = Canvas(figsize=(WIDTH_IN, 1.6 + 0.5 * len(rows)), dpi=PNG_DPI, layout="constrained")
         axes = canvas.subplots()
-        shown = axes.imshow(best, cmap=COLOURS, aspect="auto", origin="lower")
+        shown = axes.pcolormesh(np.ma.masked_invalid(best), cmap=COLOURS, edgecolors=PAPER, linewidth=1.5)
         low, high = (np.nanmin(best), np.nanmax(best)) if not np.isnan(best).all() else (0.0, 1.0)
         for row, column in np.argwhere(tried):
             value = best[row, column]
             text = "-" if np.isnan(value) else f"{value:,.0f}"
             is_bright = not np.isnan(value) and value > low + DARK * (high - low)
             colour = "#000000" if is_bright or np.isnan(value) else "#ffffff"
-            axes.annotate(text, (column, row), ha="center", va="center", fontsize=8.5, color=colour)
-        axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
-        axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+            axes.annotate(text, (column + 0.5, row + 0.5), ha="center", va="center", fontsize=8.5, color=colour)
+        axes.set_xticks([0.5 + place for place in range(len(columns))], [f"{value:g}" for value in columns])
+        axes.set_yticks([0.5 + place for place in range(len(rows))], [f"{value:g}" for value in rows])
         axes.set_xlabel("tp (GPUs)")
         axes.set_ylabel("pp (stages)")
         canvas.colorbar(shown, label="tokens/s of a GPU")

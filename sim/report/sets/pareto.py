@@ -17,7 +17,8 @@ from sim.results.spending import J_BY_KWH
 
 FITS, MISFIT, FRONT = "#0072B2", "#D55E00", "#009E73"
 HEIGHT_IN = 4.4
-MOST_LABELS = 8
+LINE_FRAC = 0.05
+"""Height of a label as part of the axes: the faster of two that are closer has one."""
 
 
 @final
@@ -46,12 +47,12 @@ class Pareto:
         best = _panel(left, points, [point.answers["peak_bytes"] / gib for point in points], "tokens_per_s_per_gpu")
         left.set_xlabel("memory of the fullest GPU (GiB)")
         left.set_ylabel("tokens/s of a GPU")
-        left.set_title(f"{best} of {len(points)} are best in their memory")
+        left.set_title(f"Best in their memory: {best} of {len(points)}")
         if right is not None:
             cheap = _panel(right, priced, [cost for cost in costs if cost is not None], "tokens_per_s")
             right.set_xlabel(f"a million tokens ({unit})")
             right.set_ylabel("tokens/s of all GPUs")
-            right.set_title(f"{cheap} of {len(priced)} are best for their cost")
+            right.set_title(f"Best for their cost: {cheap} of {len(priced)}")
         return canvas
 
 
@@ -87,18 +88,23 @@ def _panel(axes: Axes, points: Sequence[Point], costs: Sequence[float], speed: s
     fitting = [index for index, point in enumerate(points) if point.fits]
     kept = [fitting[index] for index in front([costs[i] for i in fitting], [speeds[i] for i in fitting])]
     axes.plot([costs[i] for i in kept], [speeds[i] for i in kept], color=FRONT, linewidth=1.6, drawstyle="steps-post")
+    top = 1.12 * max(speeds)
     names = told_apart(points)
-    for index in kept[-MOST_LABELS:]:
+    height: float | None = None
+    for index in reversed(kept):
+        if height is not None and height - speeds[index] < LINE_FRAC * top:
+            continue
+        height = speeds[index]
         axes.annotate(
             names[index],
-            (costs[index], speeds[index]),
+            (costs[index], height),
             xytext=(0, 6),
             textcoords="offset points",
             fontsize=7.5,
             color=INK,
             ha="right" if costs[index] > (min(costs) + max(costs)) / 2 else "left",
         )
-    axes.set_ylim(0, 1.12 * max(speeds))
+    axes.set_ylim(0, top)
     axes.margins(x=0.08)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(visible=True)

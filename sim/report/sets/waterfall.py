@@ -14,7 +14,7 @@ from sim.report.tables import seconds_beside
 from sim.report.words import by_group
 
 TOTAL, MORE, LESS = "#4D4D4D", "#D55E00", "#0072B2"
-LEAST_SHARE = 1e-4
+LEAST_SHARE = 1e-3
 
 
 @final
@@ -40,7 +40,7 @@ class Waterfall:
         changes = differences(best, other)
         canvas, (axes,) = sheet(4.2)
         labels = [names[0], *changes, names[1]]
-        level_s = start_s
+        level_s, highest_s = start_s, max(start_s, end_s)
         axes.bar(0, start_s, color=TOTAL, width=0.7)
         for place, change_s in enumerate(changes.values(), start=1):
             axes.bar(place, change_s, bottom=level_s, color=MORE if change_s > 0 else LESS, width=0.7)
@@ -49,14 +49,14 @@ class Waterfall:
             text = ("+" if change_s > 0 else "") + seconds_beside(change_s, end_s)
             axes.annotate(text, (place, top_s), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8)
             level_s += change_s
+            highest_s = max(highest_s, top_s)
         axes.bar(len(labels) - 1, end_s, color=TOTAL, width=0.7)
         for place, total_s in ((0, start_s), (len(labels) - 1, end_s)):
             text = seconds_beside(total_s, total_s)
             axes.annotate(text, (place, total_s), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8)
         axes.set_xticks(range(len(labels)), [label.replace(" ", "\n", 1) for label in labels], fontsize=7.5)
         lowest_s = min(start_s, end_s)
-        axes.set_ylim(0 if lowest_s < 0.7 * max(start_s, end_s) else 0.6 * lowest_s, None)
-        axes.margins(y=0.1)
+        axes.set_ylim(0 if lowest_s < 0.7 * max(start_s, end_s) else 0.6 * lowest_s, 1.06 * highest_s)
         time_axis(axes.yaxis, max(start_s, end_s), "time of a step")
         axes.grid(axis="y")
         axes.set_title(_point(names, changes, start_s, end_s))
@@ -85,8 +85,9 @@ def _point(names: Sequence[str], changes: dict[str, float], start_s: float, end_
     if not changes:
         return f"{names[1]} spends its time as {names[0]} does"
     most = max(changes, key=lambda name: changes[name])
-    times = 100 * (end_s / start_s - 1)
-    return f"{names[1]} takes {times:+.0f} %, most of it {most}"
+    longer = 100 * (end_s / start_s - 1)
+    verdict = f"{longer:.0f} % longer" if longer >= 0 else f"{-longer:.0f} % less"
+    return f"{names[1]} takes {verdict} than {names[0]}; most is added by {most}"
 
 
 SET_FIGURES.register("waterfall")(Waterfall())
