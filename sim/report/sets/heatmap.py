@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from sim.report.figures.style import PAPER, PNG_DPI, WIDTH_IN
+from sim.report.figures.style import INK, PAPER, PNG_DPI, WIDTH_IN
 from sim.report.points import Point
 from sim.report.sets import SET_FIGURES
 
@@ -52,7 +52,7 @@ class HeatMap:
             value = best[row, column]
             text = "-" if np.isnan(value) else f"{value:,.0f}"
             is_bright = not np.isnan(value) and value > low + DARK * (high - low)
-            colour = "#000000" if is_bright or np.isnan(value) else "#ffffff"
+            colour = INK if np.isnan(value) else "#000000" if is_bright else "#ffffff"
             axes.annotate(text, (column + 0.5, row + 0.5), ha="center", va="center", fontsize=8.5, color=colour)
         axes.set_xticks([0.5 + place for place in range(len(columns))], [f"{value:g}" for value in columns])
         axes.set_yticks([0.5 + place for place in range(len(rows))], [f"{value:g}" for value in rows])
