@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test lint fidelity bench clean
+.PHONY: demo test lint fidelity bench hta clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,5 +33,16 @@ bench: $(VENV)/.ready-dev
 	$(VENV)/bin/pytest --quiet --benchmark-enable -p no:randomly tests/benchmarks
 	$(VENV)/bin/sim bench engine --report reports/engine
 
+hta: $(VENV)/.ready $(VENV)-hta/.ready
+	rm -rf build/hta
+	$(VENV)/bin/python tests/hta/write.py build/hta
+	$(VENV)-hta/bin/python tests/hta/compare.py build/hta
+
+# In an environment of its own: it fails under pandas 3 on traces of more than 32,767 events.
+$(VENV)-hta/.ready:
+	$(PYTHON) -m venv $(VENV)-hta
+	$(VENV)-hta/bin/pip install --quiet 'HolisticTraceAnalysis==0.5.0' 'pandas<3'
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-hta build/hta

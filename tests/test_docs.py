@@ -21,9 +21,11 @@ from sim.program.memory import StageMemory
 from sim.program.table import SCHEDULES
 from sim.report.figures import FIGURES
 from sim.report.page import summary_csv
+from sim.report.sets import SET_FIGURES
 from sim.report.words import CAUSES, KINDS
 from sim.results.links import TierUse
 from sim.results.result import Result
+from sim.results.spending import RunSpending, Spending
 from sim.simulation import load, load_all, load_points, simulate
 from sim.spec.find import Kind, names
 from sim.spec.gpu import Gpu
@@ -107,7 +109,7 @@ def scenario_keys() -> set[str]:
 
 @pytest.fixture(scope="module")
 def small() -> Result:
-    return simulate(load("llama2-7b_8xa100_zero3"))
+    return simulate(load("llama2-7b_8xa100_zero3", ["cost.tokens=2e12"]))
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +220,11 @@ def test_no_key_of_a_scenario_is_documented_that_does_not_exist() -> None:
 
 def result_keys() -> set[str]:
     """Keys of a result as a table writes them; those of mappings by rank, kind or cause are described as one."""
-    found = {field.name for field in dataclasses.fields(Result)} - {"memory", "link_use"} | {"name", "link_use"}
+    found = {field.name for field in dataclasses.fields(Result)} - {"memory"} | {"name"}
     found |= {f"memory.{key}" for key in ("peak_bytes", "capacity_bytes", "fits", "by_stage")}
     found |= {f"memory.by_stage[].{field.name}" for field in dataclasses.fields(StageMemory)}
+    found |= {f"spending.{field.name}" for field in dataclasses.fields(Spending)}
+    found |= {f"spending.run.{field.name}" for field in dataclasses.fields(RunSpending)}
     return found | {f"link_use.TIER.{field.name}" for field in dataclasses.fields(TierUse)}
 
 
@@ -228,6 +232,8 @@ def test_the_keys_are_those_of_a_real_result(small: Result) -> None:
     values = small.to_dict()
     found = {key for key in values if key != "memory"}
     found |= {f"memory.{key}" for key in values["memory"]}
+    found |= {f"spending.{key}" for key in values["spending"]}
+    found |= {f"spending.run.{key}" for key in values["spending"]["run"]}
     found |= {f"memory.by_stage[].{key}" for stage in values["memory"]["by_stage"] for key in stage}
     found |= {f"link_use.TIER.{key}" for use in values["link_use"].values() for key in use}
     assert found == result_keys()
@@ -266,9 +272,10 @@ def test_a_name_that_a_scenario_can_use_is_documented(name: str) -> None:
     assert f"`{name}`" in read(SCENARIOS)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [*FIGURES, *SET_FIGURES])
 def test_a_figure_is_documented(name: str) -> None:
     assert f"`{name}`" in read(EXTENDING)
+    assert name in list(FIGURES) or f"| `{name}` |" in read(RESULTS)
 
 
 @pytest.mark.parametrize(

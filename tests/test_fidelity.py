@@ -158,6 +158,7 @@ def assert_same(one: Result, other: Result) -> None:
     assert other.step_time_s == pytest.approx(one.step_time_s, rel=1e-9)
     for cause in one.breakdown_s | other.breakdown_s:
         assert other.breakdown_s.get(cause, 0.0) == pytest.approx(one.breakdown_s.get(cause, 0.0), **close), cause
+    assert other.spending.gpu_j == pytest.approx(one.spending.gpu_j, rel=1e-9)
     assert other.bubble_fraction_steady == pytest.approx(one.bubble_fraction_steady, abs=1e-9)
     assert other.overlap_fraction_by_kind.keys() == one.overlap_fraction_by_kind.keys()
     for kind, fraction in one.overlap_fraction_by_kind.items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import assert_never
 
 from sim.cost import attention, gemm, grouped_gemm
-from sim.cost.attention import Attention, attention_flop, attention_s
+from sim.cost.attention import Attention, attention_bytes, attention_flop, attention_s
 from sim.cost.copy import Copy, HostUpdate, copy_s, host_update_s
-from sim.cost.gemm import Gemm, gemm_flop, gemm_s
-from sim.cost.grouped_gemm import GroupedGemm, grouped_gemm_flop, grouped_gemm_s
+from sim.cost.gemm import Gemm, gemm_bytes, gemm_flop, gemm_s
+from sim.cost.grouped_gemm import GroupedGemm, grouped_gemm_bytes, grouped_gemm_flop, grouped_gemm_s
 from sim.cost.stream import Stream, stream_s
 from sim.spec.gpu import Gpu
 
@@ -22,6 +22,7 @@ __all__ = [
     "Stream",
     "duration_s",
     "flop",
+    "hbm_bytes",
     "outside",
 ]
 
@@ -60,6 +61,23 @@ def flop(kernel: Kernel) -> float:
         case Attention():
             return attention_flop(kernel)
         case Stream() | Copy() | HostUpdate():
+            return 0.0
+        case _:
+            assert_never(kernel)
+
+
+def hbm_bytes(kernel: Kernel) -> float:
+    """What the kernel reads from and writes to HBM, every operand once, bytes; host memory does not count."""
+    match kernel:
+        case Gemm():
+            return gemm_bytes(kernel)
+        case GroupedGemm():
+            return grouped_gemm_bytes(kernel)
+        case Attention():
+            return attention_bytes(kernel)
+        case Stream() | Copy():
+            return kernel.nbytes
+        case HostUpdate():
             return 0.0
         case _:
             assert_never(kernel)

@@ -15,10 +15,12 @@ import jinja2
 import yaml
 
 from sim import units
+from sim.cost.power import power_model
 from sim.program.memory import verdict
 from sim.report.answer import answer
 from sim.report.figures import FIGURES
 from sim.report.figures.style import FAINT, INK, PAPER, Picture, render
+from sim.report.spent import energy_rows
 from sim.report.tables import (
     breakdown_rows,
     columns_for,
@@ -167,6 +169,7 @@ def _section(simulation: Simulation, name: str, position: int) -> Section:
         ("Communication", _communication(result)),
         ("Memory of one GPU by pipeline rank (GiB)", _memory(result)),
         ("Links", _links(result)),
+        ("Energy of a step", _energy(result)),
     ]
     return Section(
         name=name,
@@ -220,13 +223,18 @@ def _links(result: Result) -> Table:
     return Table(heads, rows, (False, True, True, True, True))
 
 
+def _energy(result: Result) -> Table:
+    heads = ("GPUs that run, or else", "power of one", "energy of all", "share of the data centre's")
+    return Table(heads, energy_rows(result), (False, True, True, True), is_total=True)
+
+
 def _constants(scenarios: Iterable[Scenario]) -> dict[str, list[Constant]]:
-    """Constants of every distinct GPU, topology and stack, by name."""
+    """Constants of every distinct GPU, topology and stack, and those of power, by name."""
     found: dict[str, list[Constant]] = {}
     for scenario in scenarios:
         for kind, entry in (("GPU", scenario.gpu), ("topology", scenario.topology), ("stack", scenario.stack)):
             found.setdefault(f"{kind} {entry.name}", _sourced(entry))
-    return found
+    return found | {"power": _sourced(power_model())}
 
 
 def _sourced(entry: Sourced) -> list[Constant]:

@@ -13,6 +13,8 @@ from sim.results.result import SCALARS, Result
 
 Row = Mapping[str, Any]
 
+MILLION = 1e6
+
 DASH = "-"
 """Written where a number does not exist."""
 
@@ -203,6 +205,12 @@ COLUMNS: tuple[Column, ...] = (
         "Memory of the fullest GPU at its worst moment.",
     ),
     Column(
+        "usd_per_token",
+        ("USD", "/Mtok"),
+        lambda row: DASH if row["usd_per_token"] is None else f"{row['usd_per_token'] * MILLION:,.2f}",
+        "GPU-hours of a million trained tokens at the price of a GPU-hour.",
+    ),
+    Column(
         "fits",
         ("memory", "verdict"),
         _verdict,
@@ -212,10 +220,11 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def columns_for(rows: Sequence[Row]) -> list[Column]:
-    """Columns that say something: exposed time of a kind that nobody has is left out."""
+    """Columns that say something: exposed time of a kind that nobody has, and a price of nothing, are left out."""
     silent = {
         f"exposed {group.short}" for group in COMMUNICATION if not any(exposed_s(row, group.short) for row in rows)
     }
+    silent |= {"usd_per_token"} if all(row["usd_per_token"] is None for row in rows) else set()
     return [column for column in COLUMNS if column.key not in silent]
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sim.program.memory import verdict
 from sim.program.schedule_file import schedule_of
+from sim.report.spent import spent_energy, spent_money, whole_run
 from sim.report.tables import Column, Row, columns_for, comparison_rows, gibibytes, percent, seconds
 from sim.report.words import by_group
 from sim.results.result import Result
@@ -61,6 +62,9 @@ def key_numbers(result: Result) -> list[tuple[str, str]]:
         ("bubble", _bubble(result)),
         ("communication", f"{seconds(exposed)} exposed, {percent(result.overlap_fraction)} overlapped"),
         ("memory", f"{gibibytes(result.peak_bytes)} at the peak, {verdict(result.memory)}"),
+        ("power", spent_energy(result)),
+        *([("cost", spent_money(result))] if result.usd is not None else []),
+        *([("whole run", whole_run(result.spending.run))] if result.spending.run is not None else []),
         (
             "played",
             f"{result.simulated_operations:,} of {result.operations:,} operations, on {result.simulated_ranks:,} ranks",

@@ -9,7 +9,7 @@ import numpy as np
 from sim.engine.timeline import Timeline
 from sim.program.operations import COMPUTE, Compute, Send
 from sim.program.ranks import STREAM_INDEX
-from sim.results.idle import SAME_INSTANT, compute_slots
+from sim.results.idle import SAME_INSTANT, Window, compute_slots
 from sim.spec.topology import Floats, Ints
 
 COMPUTE_SLOWDOWN = "compute_slowdown"
@@ -52,8 +52,9 @@ def _union(start_s: Floats, end_s: Floats) -> tuple[Floats, Floats]:
     return start_s[is_new], end_s[last]
 
 
-def communication(timeline: Timeline, rank: int) -> dict[str, Communication]:
-    """By kind, and `all` for the union of all kinds. A hop of the pipeline runs on sender and receiver."""
+def communication(timeline: Timeline, rank: int, within: Window | None = None) -> dict[str, Communication]:
+    """By kind, and `all` for the union of all kinds, within a part of the played step. A hop of the pipeline runs on
+    sender and receiver."""
     slots = compute_slots(timeline, rank)
     edges = np.stack([timeline.start_s[slots], timeline.end_s[slots]], axis=1).ravel()
     lengths = np.concatenate([[0.0], np.diff(edges)])
@@ -70,6 +71,8 @@ def communication(timeline: Timeline, rank: int) -> dict[str, Communication]:
             found[kind] = Communication(0.0, 0.0)
             continue
         start_s, end_s = _union(timeline.start_s[moving], timeline.end_s[moving])
+        if within is not None:
+            start_s, end_s = (np.clip(edge_s, within.start_s, within.end_s) for edge_s in (start_s, end_s))
         overlapped = np.interp(end_s, edges, done) - np.interp(start_s, edges, done)
         found[kind] = Communication(float((end_s - start_s).sum()), float(overlapped.sum()))
     return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.program.memory import StageMemory
 from sim.results.links import TierUse
+from sim.results.spending import Spending
 from sim.spec.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ SCALARS = (
     "overlap_fraction",
     "peak_bytes",
     "fits",
+    "gpu_w",
+    "energy_j",
+    "carbon_kg",
+    "usd",
+    "usd_per_token",
+    "tokens_per_j",
 )
 """Answers of a `Result` that are one value each: what tables of several results have in common."""
 
@@ -47,7 +54,7 @@ class Result:
     overlap_fraction: time in which communication and compute both run over time in which communication runs.
     exposed_s_by_kind: idle time of the compute stream while communication of a kind ran that the next kernel waited
     for.  breakdown_s: cause -> seconds, mean over ranks; it adds up to the step.
-    breakdown_s_by_rank: the same for each simulated rank, by its number.
+    breakdown_s_by_rank: the same for each simulated rank, by its number.  spending: energy, carbon and money.
     """
 
     scenario: Scenario
@@ -74,6 +81,7 @@ class Result:
     num_ranks_of: dict[int, int]
     memory: tuple[StageMemory, ...]
     link_use: dict[str, TierUse]
+    spending: Spending
     num_gpus: int
     simulated_ranks: int
     operations: int
@@ -95,6 +103,36 @@ class Result:
         """Whether every stage fits."""
         return all(stage.fits for stage in self.memory)
 
+    @property
+    def gpu_w(self) -> float:
+        """Mean power of a GPU."""
+        return self.spending.gpu_w
+
+    @property
+    def energy_j(self) -> float:
+        """Of a step, with the rest of the nodes and of the data centre."""
+        return self.spending.energy_j
+
+    @property
+    def carbon_kg(self) -> float:
+        """CO2 equivalents of a step."""
+        return self.spending.carbon_kg
+
+    @property
+    def usd(self) -> float | None:
+        """US dollars of a step; None without a price."""
+        return self.spending.usd
+
+    @property
+    def usd_per_token(self) -> float | None:
+        """US dollars of a trained token; None without a price."""
+        return None if self.usd is None else self.usd / (self.tokens_per_s * self.step_time_s)
+
+    @property
+    def tokens_per_j(self) -> float:
+        """Tokens that a joule of the data centre trains."""
+        return self.tokens_per_s * self.step_time_s / self.energy_j
+
     def to_dict(self) -> dict[str, Any]:
         """The result as plain values with stable keys: what `result.json` holds."""
         from sim.spec.load import dump  # noqa: PLC0415
@@ -109,6 +147,7 @@ class Result:
             "by_stage": [dataclasses.asdict(stage) for stage in self.memory],
         }
         values["link_use"] = {tier: dataclasses.asdict(use) for tier, use in self.link_use.items()}
+        values["spending"] = dataclasses.asdict(self.spending)
         for name in ("breakdown_s_by_rank", "pp_rank_of", "num_ranks_of"):
             values[name] = {str(rank): value for rank, value in values[name].items()}
         return values

@@ -24,6 +24,7 @@ from sim.results.extrapolated import extrapolated
 from sim.results.idle import BUBBLE, Idle, Releases, Window, compute_slots, idle, pipeline_window
 from sim.results.links import link_use
 from sim.results.result import Result
+from sim.results.spending import Draw, draw, spending
 from sim.results.steady import period_of_rank, period_s
 from sim.spec.flops import model_flop
 from sim.spec.layout import num_ranks
@@ -34,13 +35,14 @@ EXPOSED = "exposed_"
 
 @dataclass(frozen=True)
 class RankSummary:
-    """One simulated rank: seconds by cause, communication by kind, idle intervals."""
+    """One simulated rank: seconds by cause, communication by kind, idle intervals, what it draws."""
 
     count: int
     breakdown_s: dict[str, float]
     communication: dict[str, Communication]
     idle: Idle
     span: Window
+    draw: Draw
 
 
 def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
@@ -48,7 +50,7 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
     window = pipeline_window(timeline)
     releases = Releases(timeline)
     step_s = period_s(timeline)
-    ranks = [_rank(timeline, releases, index, window, step_s) for index in range(len(timeline.program.ranks))]
+    ranks = [_rank(timeline, scenario, releases, index, window, step_s) for index in range(len(timeline.program.ranks))]
     for rank in ranks:
         assert math.isclose(sum(rank.breakdown_s.values()), step_s, rel_tol=1e-9), "causes do not add up to the step"
     breakdown_s = _mean(ranks)
@@ -86,6 +88,7 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
         num_ranks_of={r.rank: r.count for r in program.ranks},
         memory=memory(scenario),
         link_use=link_use(timeline),
+        spending=spending([(rank.count, rank.draw) for rank in ranks], scenario, step_s, tokens),
         num_gpus=gpus,
         simulated_ranks=len(program.ranks),
         operations=program.num_operations(),
@@ -94,16 +97,21 @@ def summarise(timeline: Timeline, scenario: Scenario, version: str) -> Result:
     )
 
 
-def _rank(timeline: Timeline, releases: Releases, index: int, window: Window, step_s: float) -> RankSummary:
+def _rank(
+    timeline: Timeline, scenario: Scenario, releases: Releases, index: int, window: Window, step_s: float
+) -> RankSummary:
     causes = busy_s(timeline, index)
     own = period_of_rank(timeline, index, step_s)
     waited = idle(timeline, releases, index, window).cut(own.start_s, own.end_s)
+    talking = communication(timeline, index)
+    repeated = talking if step_s == timeline.step_s else communication(timeline, index, own)
     return RankSummary(
         count=timeline.program.ranks[index].count,
         breakdown_s=causes | waited.seconds(),
-        communication=communication(timeline, index),
+        communication=talking,
         idle=waited,
         span=pipeline_window(timeline, index),
+        draw=draw(timeline, scenario, index, repeated["all"], step_s),
     )
 
 

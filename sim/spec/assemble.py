@@ -11,6 +11,7 @@ from sim.errors import Problem, SimError
 from sim.registry import unknown
 from sim.spec.check import check, derive_dp
 from sim.spec.conditions import Conditions
+from sim.spec.expenses import Cost
 from sim.spec.find import Kind, find
 from sim.spec.gpu import Gpu
 from sim.spec.huggingface import model_from_config
@@ -30,12 +31,17 @@ Check: TypeAlias = Callable[[Scenario], Iterable[tuple[str, str]]]
 PARTS = ("model", "gpu", "topology", "stack", "layout", "training")
 DEFAULT_STACK = "megatron-core"
 STRUCTURE = ("extends", "variants", "sweep")
-KEYS = ("name", "extends", *PARTS, "network", "conditions", "seed", "variants", "sweep", "measured")
+KEYS = ("name", "extends", *PARTS, "network", "conditions", "cost", "seed", "variants", "sweep", "measured")
 
 _OWN_KEYS = frozenset(KEYS) - frozenset(STRUCTURE)
 _KINDS: dict[str, Kind] = {"model": "models", "gpu": "gpus", "topology": "topologies", "stack": "stacks"}
 _SPECS: dict[str, type[Spec]] = {"model": Model, "gpu": Gpu, "stack": Stack, "layout": Layout, "training": Training}
-_HOLDERS: dict[str, type[Spec]] = {"layout": Layout, "training": Training, "conditions": Conditions}
+_HOLDERS: dict[str, type[Spec]] = {
+    "layout": Layout,
+    "training": Training,
+    "conditions": Conditions,
+    "cost": Cost,
+}
 _OF_ONE_FILE = ("name", "measured")
 _IDENTITY = {"use", "fabric", "model_type"}
 

@@ -1,4 +1,4 @@
-"""One experiment: model, gpu, topology, stack, layout, training, network, conditions and seed."""
+"""One experiment: model, gpu, topology, stack, layout, training, network, conditions, cost and seed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializeAsAny, field_serializer
 
 from sim.spec.conditions import Conditions
+from sim.spec.expenses import Cost
 from sim.spec.gpu import Gpu
 from sim.spec.layout import Layout
 from sim.spec.model import Model
@@ -34,6 +35,7 @@ class Setting(Spec):
     variant: str | None = None
     network: Network = Network()
     conditions: Conditions = Conditions()
+    cost: Cost = Cost()
     seed: Annotated[int, Field(ge=0)] = 0
     measured: Measured | None = None
 

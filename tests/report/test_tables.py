@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sim.report.tables import COLUMNS, breakdown_rows, columns_for, comparison_rows, exposed_s, ranking, short_names
@@ -52,8 +54,19 @@ def test_columns_write_the_row(made):
         "exposed DP": "0.50 s",
         "over- lap": "25.0 %",
         "peak GiB": "90.0",
+        "USD /Mtok": text["USD /Mtok"],
         "memory verdict": "10.0 GiB short",
     }
+
+
+def test_money_is_shown_where_a_result_has_a_price(made):
+    result = made("a", gemm=2.0)
+    tokens = result.tokens_per_s * result.step_time_s
+    priced, free = (replace(result, spending=replace(result.spending, usd=usd)) for usd in (tokens * 2.5e-6, None))
+    for results, texts in (([priced, free], ["2.50", "-"]), ([free], [])):
+        rows = comparison_rows(results)
+        money = [column for column in columns_for(rows) if column.key == "usd_per_token"]
+        assert sorted(column.text(row) for column in money for row in rows) == sorted(texts)
 
 
 def test_columns_of_kinds_that_nobody_exposes_are_left_out(made):
