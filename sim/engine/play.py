@@ -55,8 +55,9 @@ def play(
         tuple(late * paced_s(kernel, gpu, pace) for kernel in payload.kernels) if isinstance(payload, Compute) else ()
         for payload in program.payloads
     )
-    share = pace.slowdown if slows_compute else 0.0
-    slows = np.array([1.0 + share * (slows_by(payload, gpu) - 1.0) for payload in program.payloads])
+    slows = np.ones(len(program.payloads))
+    if slows_compute:
+        slows += pace.slowdown * np.array([slows_by(payload, gpu) - 1.0 for payload in program.payloads])
     rivals_of = rivals(program.flows)
     costs = costs_of(program, np.array([sum(times) for times in kernel_s]), rivals_of)
     release_s = releases(program, kernel_s, costs.alone_s, host)
