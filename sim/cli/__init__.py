@@ -11,6 +11,7 @@ from sim.cli import (
     compare,
     listing,
     profile,
+    results,
     run,
     schedule,
     schema,
@@ -47,5 +48,6 @@ for name, module in (
 benches = typer.Typer(help="How good the simulator itself is.", no_args_is_help=True)
 benches.command("engine", cls=Command, epilog=epilog(bench.EXAMPLES))(bench.command)
 app.add_typer(benches, name="bench")
+app.add_typer(results.app, name="results")
 app.add_typer(validate.app, name="validate")
 app.add_typer(calibrate.app, name="calibrate")
