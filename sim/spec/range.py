@@ -6,10 +6,10 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from sim.errors import SimError
-from sim.spec.mistakes import validated
+from sim.spec.mistakes import shown, validated
 from sim.spec.quantity import Spec
 from sim.spec.source import Node
 
@@ -19,16 +19,34 @@ _MANY = 1e15
 """Steps beyond which nobody counts: a tiny step may ask for infinitely many."""
 
 
+def _parts(value: Any) -> tuple[float, str]:
+    """A number and its unit, which is empty for a bare one. Raises ValueError for anything else."""
+    found = _WITH_UNIT.fullmatch(value) if isinstance(value, str) else None
+    if found is not None:
+        return float(found[1]), found[2]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"got {shown(value)}, allowed such as 4, 0.5 or '100 Gbit/s'")
+    return value, ""
+
+
+def _checked(value: Any) -> Any:
+    _parts(value)
+    return value
+
+
+Value = Annotated[Any, AfterValidator(_checked), WithJsonSchema({"type": ["number", "string"]})]
+
+
 class Range(Spec):
-    """Values from `from` up to `to`, which is one of them where the steps reach it.
+    """Values from `first` up to `last`, which is one of them where the steps reach it.
 
     step: what each value is more than the one before; 1 where neither is given.  times: how many times the one before.
-    Values with a unit (`100 Gbit/s`) have the same one in `from`, `to` and `step`.
+    Values with a unit (`100 Gbit/s`) have the same one in `first`, `last` and `step`.
     """
 
-    first: int | float | str = Field(alias="from")
-    last: int | float | str = Field(alias="to")
-    step: int | float | str | None = None
+    first: Value
+    last: Value
+    step: Value | None = None
     times: Annotated[float, Field(gt=1)] | None = None
 
     @model_validator(mode="after")
@@ -43,13 +61,13 @@ class Range(Spec):
         if self.step is not None and _number(self.step) <= 0:
             raise ValueError(f"step is out of range (got {self.step}, allowed above 0)")
         if self.times is not None and _number(self.first) <= 0:
-            raise ValueError(f"from is out of range (got {self.first}, with times allowed above 0)")
+            raise ValueError(f"first is out of range (got {self.first}, with times allowed above 0)")
         if _number(self.last) < _number(self.first):
-            raise ValueError(f"empty (got from {self.first} to {self.last}, allowed to >= from)")
+            raise ValueError(f"empty (got first {self.first}, last {self.last}, allowed last >= first)")
         return self
 
     def num_values(self) -> int:
-        """How many values the range has. The last one may miss `to` by rounding."""
+        """How many values the range has. The last one may miss `last` by rounding."""
         first, last = _number(self.first), _number(self.last)
         steps = (
             math.log(last / first) / math.log(self.times)
@@ -61,9 +79,9 @@ class Range(Spec):
     def values(self) -> list[int | float | str]:
         """The values, in rising order; whole numbers where all that is given is whole.
 
-        >>> Range(**{"from": 1, "to": 8, "times": 2.0}).values(), Range(**{"from": 2, "to": 4}).values()
+        >>> Range(first=1, last=8, times=2).values(), Range(first=2, last=4).values()
         ([1, 2, 4, 8], [2, 3, 4])
-        >>> Range(**{"from": "100 GB/s", "to": "250 GB/s", "step": "50 GB/s"}).values()
+        >>> Range(first="100 GB/s", last="250 GB/s", step="50 GB/s").values()
         ['100 GB/s', '150 GB/s', '200 GB/s', '250 GB/s']
         """
         first, unit = _number(self.first), _unit(self.first)
@@ -87,15 +105,6 @@ def spread(node: Node, path: str, limit: int) -> Node:
         message = f"too many values (got {found.num_values()}, allowed up to {limit})"
         raise SimError(node.place.problem(path, message))
     return Node(tuple(Node(value, node.place) for value in found.values()), node.place)
-
-
-def _parts(value: Any) -> tuple[float, str]:
-    if not isinstance(value, str):
-        return value, ""
-    found = _WITH_UNIT.fullmatch(value)
-    if found is None:
-        raise ValueError(f"no number (got {value!r}, allowed such as 4 or '100 Gbit/s')")
-    return float(found[1]), found[2]
 
 
 def _number(value: Any) -> float:
