@@ -35,12 +35,16 @@ def test_bandwidths_can_be_a_range(swept):
 
 
 def test_only_points_that_meet_all_conditions_are_points(swept):
-    text = "  product: {layout.zero: [0, 1, 2], seed: [0, 1]}\n  where: [layout.zero > 0, seed == 1 or layout.zero == 2]\n"
+    text = (
+        "  product: {layout.zero: [0, 1, 2], seed: [0, 1]}\n  where: [layout.zero > 0, seed == 1 or layout.zero == 2]\n"
+    )
     assert [tuple(point.values.values()) for point in swept(text)] == [(1, 1), (2, 0), (2, 1)]
 
 
 def test_conditions_see_the_resolved_scenario_in_si(swept):
-    text = "  product: {seed: [0, 1]}\n  where: [gpu.memory > 1e10 and layout.dp * layout.tp >= 1 and layout.vpp == 1]\n"
+    text = (
+        "  product: {seed: [0, 1]}\n  where: [gpu.memory > 1e10 and layout.dp * layout.tp >= 1 and layout.vpp == 1]\n"
+    )
     assert len(swept(text)) == 2
 
 

@@ -6,8 +6,8 @@ import json
 import pytest
 from pyarrow import parquet
 
-from sim.study.stored import selected, stored_table
 from sim.study.store import Store
+from sim.study.stored import selected, stored_table
 from sim.study.sweep import plan, sweep
 from sim.study.table import COLUMNS, table, write
 
