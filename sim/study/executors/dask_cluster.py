@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,13 +50,13 @@ class DaskCluster:
                 ) from error
 
     def _client(self, library: types.ModuleType) -> Any:
+        allowed = "allowed the address of one that runs, such as tcp://host:8786"
+        if not re.fullmatch(r"(tcp|tls)://\S+:[0-9]{1,5}", self.address):
+            raise SimError(f"no address of a Dask scheduler (got {self.address!r}, {allowed})")
         try:
             return library.Client(self.address, timeout=self.timeout_s, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise SimError(
-                f"no Dask scheduler (got {self.address!r}, allowed the address of one that runs, such as "
-                f"tcp://host:8786): {error}"
-            ) from error
+            raise SimError(f"no Dask scheduler (got {self.address!r}, {allowed}): {error}") from error
 
     def _refuse_other_simulators(self, client: Any) -> None:
         """Wait for a worker; all must play as this process would."""
@@ -96,7 +97,7 @@ def _played(client: Any, library: types.ModuleType, tasks: Iterator[Task]) -> It
             futures.append(future)
         return futures
 
-    done = library.as_completed(submit(_num_threads(client) * _AHEAD))
+    done = library.as_completed(submit(_num_threads(client) * _AHEAD), loop=client.loop)
     for future in done:
         yield _outcome(future, sent.pop(future.key), library)
         # The cluster may have grown meanwhile.
