@@ -36,7 +36,7 @@ from sim.spec.stack import Stack
 from sim.spec.sweep import Sweep
 from sim.spec.topology import FABRICS
 from sim.spec.training import Training
-from sim.study.sweep import COLUMNS
+from sim.study.table import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -15,6 +15,7 @@ from sim.cli import (
     plan,
     profile,
     report,
+    results,
     run,
     schedule,
     schema,
@@ -55,5 +56,6 @@ benches = typer.Typer(help="How good the simulator itself is.", no_args_is_help=
 benches.command("engine", cls=Command, epilog=epilog(bench.EXAMPLES))(bench.command)
 benches.command("longrun", cls=Command, epilog=epilog(bench_longrun.EXAMPLES))(bench_longrun.command)
 app.add_typer(benches, name="bench")
+app.add_typer(results.app, name="results")
 app.add_typer(validate.app, name="validate")
 app.add_typer(calibrate.app, name="calibrate")

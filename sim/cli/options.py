@@ -52,3 +52,8 @@ FidelityOption = Annotated[
         "points where anything could be observed. All say the same.",
     ),
 ]
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="FILE", help="SQLite file that keeps results [default: reports/results.sqlite]"),
+]

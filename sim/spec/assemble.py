@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from sim.errors import Problem, SimError
 from sim.registry import unknown
@@ -25,6 +25,7 @@ from sim.spec.stack import Stack
 from sim.spec.topology import FABRICS, FabricSpec
 from sim.spec.training import Training
 
+T = TypeVar("T")
 Overrides: TypeAlias = Mapping[str, object] | Sequence[str]
 Check: TypeAlias = Callable[[Scenario], Iterable[tuple[str, str]]]
 
@@ -51,6 +52,7 @@ class Files:
     """Files read so far, so that the variants of a scenario share what they name."""
 
     _nodes: dict[Path, Node] = field(default_factory=dict)
+    _made: dict[tuple[str, object], tuple[Node, Any]] = field(default_factory=dict)
 
     def mapping(self, path: Path) -> Node:
         """The mapping that the file holds. Raises SimError where it holds none."""
@@ -60,6 +62,18 @@ class Files:
         if not isinstance(node.value, dict):
             raise SimError(node.place.problem("", _not_a_mapping(node)))
         return node
+
+    def once(self, what: str, given: Node, make: Callable[[], T]) -> T:
+        """What `make` makes of the node `given`, made once for all scenarios that share it.
+
+        A name is the same wherever it was written in one place; anything else is only itself.
+        """
+        key = (what, given if isinstance(given.value, str) else id(given))
+        if key not in self._made:
+            # The node is kept, as another one could get its id.
+            self._made[key] = (given, make())
+        made: T = self._made[key][1]
+        return made
 
 
 def _not_a_mapping(node: Node) -> str:
@@ -237,16 +251,17 @@ def _part(part: str, tree: dict[str, Node], files: Files) -> dict[str, Any]:
     """The part by its name, if the file has it; in `tree` its named file takes the place of the name."""
     if part not in tree:
         return {}
-    node = tree[part]
-    if part in _KINDS:
-        node = tree[part] = _resolved(part, node, files)
-    if part == "topology":
-        return {part: _topology(node)}
-    if part == "layout":
-        node = _with_schedule_file(node)
+    if part not in _KINDS:
+        node = _with_schedule_file(tree[part]) if part == "layout" else tree[part]
+        return {part: validated(_SPECS[part], node, part)}
+
+    given = tree[part]
+    node = tree[part] = files.once(f"{part} resolved", given, lambda: _resolved(part, given, files))
     if part == "stack":
         _fill(tree, "training", keys(node).get("training"))
-    return {part: validated(_SPECS[part], node, part)}
+    if part == "topology":
+        return {part: files.once(part, node, lambda: _topology(node))}
+    return {part: files.once(part, node, lambda: validated(_SPECS[part], node, part))}
 
 
 def _with_schedule_file(layout: Node) -> Node:

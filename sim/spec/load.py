@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from sim.errors import Problem, SimError
 from sim.registry import unknown
@@ -15,7 +19,8 @@ from sim.spec.mistakes import shown
 from sim.spec.scenario import Scenario
 from sim.spec.schema import schema
 from sim.spec.source import Node, Place, merge, nested, plain, planted
-from sim.spec.sweep import assignments
+from sim.spec.sweep import assignments, conditions
+from sim.spec.where import Condition
 
 __all__ = ["Check", "Overrides", "Point", "dump", "load", "load_all", "load_points", "load_values", "schema"]
 
@@ -110,7 +115,9 @@ def load_points(name: str | Path, overrides: Overrides = (), *, checks: Sequence
     source.refuse("variants", "a sweep beside it: sweep each variant in a file of its own (allowed `extends`)")
     base = without(source.root, "sweep", "measured")
     points = []
-    for assignment in assignments(sweep):
+    tried = assignments(sweep)
+    wanted = conditions(sweep)
+    for assignment in tried:
         over = Node({}, base.place)
         for path, leaf in assignment.items():
             over = merge(over, nested(path, leaf))
@@ -118,14 +125,54 @@ def load_points(name: str | Path, overrides: Overrides = (), *, checks: Sequence
         values = {path: plain(leaf) for path, leaf in assignment.items()}
         match outcome:
             case SimError():
-                points.append(Point(values, error=outcome))
+                if source.is_wanted(wanted, overlaid(base, over)):
+                    points.append(Point(values, error=outcome))
             case _:
-                points.append(Point(values, scenario=outcome))
+                if _meets(wanted, outcome):
+                    points.append(Point(values, scenario=outcome))
+    if not points:
+        message = f"no point is left by `where` (got {len(tried)} points, allowed one that meets all conditions)"
+        raise SimError(wanted[0][1].place.problem("sweep.where", message))
     problems = [point.error.problems if point.error else () for point in points]
     shared = set(problems[0]).intersection(*problems)
     if shared:
         raise SimError([problem for problem in problems[0] if problem in shared])
     return points
+
+
+def field_of(scenario: Scenario, path: str) -> Any:
+    """Value at a dotted path of a resolved scenario, in SI; keys as in files or as in dumps.
+
+    None below a part that the scenario has not, such as the experts of a dense model. Raises KeyError for a path that
+    there cannot be.
+    """
+    found: Any = scenario
+    for part in path.split("."):
+        match found:
+            case None:
+                return None
+            case BaseModel():
+                fields = type(found).model_fields
+                names = [name for name, field in fields.items() if part in (name, field.alias)]
+                if not names:
+                    raise KeyError(path)
+                found = getattr(found, names[0])
+            case dict() if part in found:
+                found = found[part]
+            case _:
+                raise KeyError(path)
+    return found
+
+
+def _meets(wanted: Sequence[tuple[Condition, Node]], scenario: Scenario) -> bool:
+    """Whether a scenario meets all conditions. Raises SimError for one that cannot be asked of it."""
+    for condition, node in wanted:
+        try:
+            if not condition.holds(lambda path: field_of(scenario, path)):
+                return False
+        except ValueError as error:
+            raise SimError(node.place.problem("sweep.where", str(error))) from error
+    return True
 
 
 def dump(scenario: Scenario) -> dict[str, Any]:
@@ -158,6 +205,21 @@ class _Source:
             message = f"wrong type (got {shown(plain(over))}, allowed a mapping of overrides)"
             raise SimError(over.place.problem(f"variants.{variant}", message))
         return self.build(overlaid(base, over), variant)
+
+    def is_wanted(self, wanted: Sequence[tuple[Condition, Node]], tree: Node) -> bool:
+        """Whether an impossible point is none of those that conditions leave out, as far as its file says."""
+        tree = overridden(tree, self.overrides)
+
+        def lookup(path: str) -> Any:
+            return functools.reduce(operator.getitem, path.split("."), plain(tree))
+
+        for condition, _ in wanted:
+            try:
+                if not condition.holds(lookup):
+                    return False
+            except ValueError:
+                continue
+        return True
 
     def attempt(self, base: Node, over: Node, variant: str | None) -> Scenario | SimError:
         """The same, or what is wrong with it."""

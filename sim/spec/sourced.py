@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -25,12 +26,11 @@ class Sourced(Spec):
 
     @model_validator(mode="after")
     def _every_number_has_a_source(self) -> Self:
-        keys = self.facts()
-        missing = sorted(key for key in keys if not any(_covers(source, key) for source in self.sources))
+        covering = {key: set(_covering(key)) for key in self.facts()}
+        missing = sorted(key for key, covers in covering.items() if covers.isdisjoint(self.sources))
         if missing:
             raise ValueError(f"no source for {', '.join(missing)}")
-        given = {*self.sources, *self.estimated}
-        unknown = sorted(key for key in given if not any(_covers(key, number) for number in keys))
+        unknown = sorted({*self.sources, *self.estimated}.difference(*covering.values()))
         if unknown:
             raise ValueError(f"sources or estimated name nothing of {self.name}: {', '.join(unknown)}")
         return self
@@ -38,6 +38,15 @@ class Sourced(Spec):
     def facts(self) -> Collection[str]:
         """Dotted keys of what needs a source: every number."""
         return numbers(self)
+
+
+def _covering(number: str) -> Iterator[str]:
+    """The keys that stand for the number: its own, and each beginning of it.
+
+    >>> list(_covering("gemm.bf16.launch"))
+    ['gemm', 'gemm.bf16', 'gemm.bf16.launch']
+    """
+    return itertools.accumulate(number.split("."), "{}.{}".format)
 
 
 def _covers(key: str, number: str) -> bool:

@@ -1,4 +1,4 @@
-"""The points of a `sweep:`: lists, products and zips of values over dotted paths of a scenario."""
+"""The points of a `sweep:`: lists, ranges, products and zips of values over dotted paths of a scenario."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import itertools
 import math
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from sim.errors import SimError
 from sim.spec.mistakes import validated
 from sim.spec.quantity import Spec
+from sim.spec.range import Range, spread
 from sim.spec.source import Node
+from sim.spec.where import Condition, condition
 
-Values: TypeAlias = Annotated[tuple[Any, ...], Field(min_length=1)]
+Values: TypeAlias = Annotated[
+    tuple[Any, ...],
+    Field(min_length=1),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {}, "minItems": 1}, Range.model_json_schema()]}),
+]
 Assignment: TypeAlias = dict[str, Node]
 
 MAX_POINTS = 100_000
@@ -23,12 +29,14 @@ class Sweep(Spec):
     """Which points a sweep has: each entry of `points` x each step of `zip` x each combination of `product`.
 
     product: every combination of the values, the last path varying fastest.  zip: the first values of all paths, then
-    the second ones; the lists have equal lengths.  points: a list of mappings from path to value.
+    the second ones; the lists have equal lengths.  points: a list of mappings from path to value.  where: conditions
+    that a point must meet to be one; the others are left out.  In place of a list, a `Range`.
     """
 
     product: dict[str, Values] = Field(default_factory=dict)
     zip: dict[str, Values] = Field(default_factory=dict)
     points: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = ()
+    where: tuple[str, ...] = ()
 
 
 def assignments(node: Node) -> list[Assignment]:
@@ -36,6 +44,7 @@ def assignments(node: Node) -> list[Assignment]:
 
     Raises SimError for a sweep that is malformed, empty or too large.
     """
+    node = _with_ranges_spread(node)
     sweep = validated(Sweep, node, "sweep")
     parts: dict[str, Node] = node.value if isinstance(node.value, dict) else {}
     _refuse_clashes(sweep, node)
@@ -49,6 +58,33 @@ def assignments(node: Node) -> list[Assignment]:
     product = _entries(parts.get("product"))
     combinations = [dict(zip(product, values, strict=True)) for values in itertools.product(*_columns(product))]
     return [point | step | each for point in points for step in steps for each in combinations]
+
+
+def conditions(node: Node) -> list[tuple[Condition, Node]]:
+    """The conditions of a sweep that `assignments` has checked, each with its place.
+
+    Raises SimError for a text that is none.
+    """
+    found = []
+    for item in _items(_entries(node).get("where")):
+        try:
+            found.append((condition(str(item.value)), item))
+        except ValueError as error:
+            raise SimError(item.place.problem("sweep.where", str(error))) from error
+    return found
+
+
+def _with_ranges_spread(node: Node) -> Node:
+    """The sweep with a list of values where it has a range."""
+    parts = dict(_entries(node))
+    for part in ("product", "zip"):
+        values = {
+            path: spread(entry, f"sweep.{part}.{path}", MAX_POINTS) if isinstance(entry.value, dict) else entry
+            for path, entry in _entries(parts.get(part)).items()
+        }
+        if values:
+            parts[part] = Node(values, parts[part].place)
+    return Node(parts, node.place) if parts else node
 
 
 def _refuse_clashes(sweep: Sweep, node: Node) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -122,21 +121,3 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-
-
-def test_ctrl_c_ends_a_sweep_without_a_traceback_and_keeps_what_was_played(
-    write: Callable, small_text: str, tmp_path: Path
-):
-    sweep = SLOW_SWEEP.format(batches=", ".join(str(8 * number) for number in range(1, 400)))
-    path = write(small_text + sweep)
-    command = [sys.executable, "-m", "sim", "sweep", path, "--out", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - as above
-        assert process.stderr is not None
-        first = process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert first.startswith("1/399 training.global_batch=8: ")
-    assert "Traceback" not in rest
-    assert process.returncode != 0
-    rows = (tmp_path / "sweep.csv").read_text().splitlines()
-    assert 2 <= len(rows) < 400

@@ -1,8 +1,7 @@
-"""`sim compare` and `sim sweep`: tables, files, and what cannot be played."""
+"""`sim compare`: tables, files, and what cannot be played."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ from sim.cli.compare import wrapped
 
 VARIANTS = "variants: {zero1: {}, zero0: {layout: {zero: 0}}, wide: {layout: {tp: 4, dp: 1}}}\n"
 UNPLAYABLE = "variants: {good: {}, bad: {network: {algorithms: {all_gather: hierarchical}}}}\n"
-SWEEP = "sweep: {product: {layout.tp: [2, 3], training.micro_batch: [1, 2]}}\n"
 
 
 @pytest.fixture
@@ -91,41 +89,3 @@ def test_a_variant_that_cannot_be_played_stands_beside_those_that_can(
     done = invoke("compare", path, "--no-report", code=2)
     assert "good" in done.stdout
     assert "small/bad cannot be played: all_gather: hierarchical does not run in these groups" in done.stderr
-
-
-def test_sweep_writes_a_row_for_each_point_and_the_reason_of_those_that_are_impossible(
-    write: Callable, small_text: str, invoke: Callable, tmp_path: Path
-):
-    output = invoke("sweep", write(small_text + SWEEP), "--out", str(tmp_path / "out")).stdout
-    with (tmp_path / "out" / "sweep.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["layout.tp"], row["training.micro_batch"]) for row in rows] == [
-        ("2", "1"),
-        ("2", "2"),
-        ("3", "1"),
-        ("3", "2"),
-    ]
-    for row in rows[:2]:
-        assert row["error"] == ""
-        assert float(row["step_time_s"]) > 0
-        assert row["fits"] == "True"
-    for row in rows[2:]:
-        assert "tp = 3" in row["error"]
-        assert row["step_time_s"] == ""
-    assert "impossible: layout.tp=3 training.micro_batch=1: " in output
-    assert "2 of 4 points played" in output
-
-
-def test_a_sweep_without_a_single_possible_point_is_a_mistake(
-    write: Callable, small_text: str, invoke: Callable, tmp_path: Path
-):
-    path = write(small_text + "sweep: {product: {layout.tp: [3, 5]}}\n")
-    assert "no point" in invoke("sweep", path, "--out", str(tmp_path), code=2).stderr
-
-
-def test_progress_off_a_terminal_is_one_plain_line_for_each_point(
-    write: Callable, small_text: str, invoke: Callable, tmp_path: Path
-):
-    lines = invoke("sweep", write(small_text + SWEEP), "--out", str(tmp_path)).stderr.splitlines()
-    assert [line.split()[0] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
-    assert "\x1b" not in "".join(lines)
