@@ -71,11 +71,13 @@ def run(scenario: Scenario, fidelity: Fidelity = "fused") -> Simulation:
     return Simulation(scenario, fabric, timeline, summarise(timeline, scenario, own_version()))
 
 
-def played(program: Program, scenario: Scenario) -> Timeline:
-    """What happens when the program of `scenario` runs on its GPUs, and is issued by its stack's host."""
+def played(program: Program, scenario: Scenario, *, alone: bool = False) -> Timeline:
+    """What happens when the program of `scenario` runs on its GPUs, and is issued by its stack's host. `alone`: if no
+    flow shared links with another, and none slowed down a kernel."""
     training, host = scenario.training, scenario.stack.host
     costs = HostCosts(host.kernel_s, host.collective_s, host.graph_s if training.cuda_graphs else None)
-    return play(program, scenario.gpu, slows_compute=training.overlap.compute_slowdown, host=costs)
+    slows = training.overlap.compute_slowdown and not alone
+    return play(program, scenario.gpu, slows_compute=slows, host=costs, shares_links=not alone)
 
 
 def simulate(scenario: Scenario, fidelity: Fidelity = "fused") -> Result:

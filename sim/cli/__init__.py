@@ -10,13 +10,16 @@ from sim.cli import (
     collective,
     compare,
     listing,
+    placement,
     profile,
     run,
     schedule,
     schema,
+    search,
     show,
     sweep,
     validate,
+    whatif,
 )
 from sim.cli.group import Command, Group, epilog
 
@@ -35,6 +38,9 @@ for name, module in (
     ("run", run),
     ("compare", compare),
     ("sweep", sweep),
+    ("search", search),
+    ("whatif", whatif),
+    ("placement", placement),
     ("show", show),
     ("list", listing),
     ("schedule", schedule),
