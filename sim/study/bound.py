@@ -43,7 +43,7 @@ from sim.simulation import played
 from sim.spec.layout import Layout, layers_of_stages
 from sim.spec.scenario import Scenario
 from sim.spec.topology import Fabric
-from sim.study.lone import NO_TIME, LoneTimes, LonePass
+from sim.study.lone import NO_TIME, LonePass, LoneTimes
 
 GRADIENTS = (Kind.B, Kind.I)
 

@@ -12,6 +12,7 @@ depend on how many processes work on it.
 from __future__ import annotations
 
 import heapq
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -290,16 +291,19 @@ class _State:
     @property
     def best_s(self) -> float:
         """Of what was played and meets the constraints."""
-        return min((each.step_s for each in self.ranking), default=float("inf"))
+        return min((each.step_s for each in self.ranking), default=math.inf)
 
     def is_done(self) -> bool:
         """Whether nothing that is left can be better."""
         return not self.heap or self.best_s <= self.heap[0][0] * SAME
 
-    def round(self) -> list[tuple[float, int, Choice]]:
-        """The next layouts to look at."""
+    def round(self, max_plays: float) -> list[tuple[float, int, Choice]]:
+        """The next layouts to look at; none when nothing that is left can be better, or all plays are used up."""
         taken: list[tuple[float, int, Choice]] = []
+        left = max_plays - self.counts["played"]
         while len(taken) < ROUND and not self.is_done():
+            if self.heap[0][1] and sum(known for _, known, _ in taken) >= left:
+                break
             taken.append(heapq.heappop(self.heap))
         return taken
 
@@ -361,11 +365,7 @@ def search(
         num_legal = len(state.heap)
         if not num_legal:
             raise SimError(f"no legal layout among {len(everything)} of the axes {', '.join(axes)}")
-        while taken := state.round():
-            if max_plays is not None and state.counts["played"] >= max_plays:
-                for entry in taken:
-                    heapq.heappush(state.heap, entry)
-                break
+        while taken := state.round(math.inf if max_plays is None else max_plays):
             tasks = [_Task(choice, "play" if known else "closer", by_memory) for _, known, choice in taken]
             for entry, answer in zip(taken, apply(_answered, tasks), strict=True):
                 state.take(entry, answer)
@@ -386,7 +386,7 @@ def search(
         ranking=ranking,
         num_played=state.counts["played"],
         left_s=None if is_done else state.heap[0][0],
-        beaten_s=state.heap[0][0] if state.heap else float("inf"),
+        beaten_s=state.heap[0][0] if state.heap else math.inf,
     )
 
 

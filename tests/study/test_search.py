@@ -34,44 +34,37 @@ def found_over(scenario: Scenario, axes: str, **options: Any) -> Found:
     return search(scenario, goal_of(scenario, "step_time"), parsed_axes(axes), **options)
 
 
-def brute_force(overrides: dict[str, object], sizes: list[int]) -> set[tuple[object, ...]]:
-    """Layouts that the loader accepts of all combinations of whole numbers, schedules as the search would have them."""
+def brute_force(overrides: dict[str, object]) -> set[tuple[int, ...]]:
+    """Layouts that the loader accepts of all combinations of small numbers, schedules as the search would have them."""
     found = set()
-    for tp, pp, vpp, mb in itertools.product(sizes, sizes, range(1, 9), range(1, 9)):
-        if 16 % (tp * pp):
+    for tp, pp, vpp, micro_batch in itertools.product(range(1, 5), range(1, 5), range(1, 4), range(1, 4)):
+        changes = {
+            "layout.tp": tp,
+            "layout.pp": pp,
+            "layout.vpp": vpp,
+            "layout.sequence_parallel": tp > 1,
+            "layout.schedule": "1f1b" if vpp == 1 else "interleaved_1f1b",
+            "training.micro_batch": micro_batch,
+        }
+        try:
+            sim.load(SMALL, overrides | changes)
+        except SimError:
             continue
-        dp = 16 // (tp * pp)
-        schedule = "1f1b" if vpp == 1 else "interleaved_1f1b"
-        for zero, recompute in itertools.product(range(4), ("none", "selective", "full")):
-            changes = {
-                "layout.tp": tp,
-                "layout.pp": pp,
-                "layout.vpp": vpp,
-                "layout.dp": dp,
-                "layout.sequence_parallel": tp > 1,
-                "layout.zero": zero,
-                "layout.schedule": schedule,
-                "training.micro_batch": mb,
-                "training.recompute": recompute,
-            }
-            try:
-                sim.load(SMALL, overrides | changes)
-            except SimError:
-                continue
-            found.add((tp, pp, vpp, mb, zero, recompute))
+        found.add((tp, pp, vpp, micro_batch))
     return found
 
 
 def test_the_space_is_what_a_brute_force_over_all_numbers_finds():
-    overrides: dict[str, object] = {"training.global_batch": 8, "model.num_layers": 6}
-    scenario = files.load(SMALL, overrides | {"layout.dp": 8, "layout.tp": 2}, checks=[problems])
-    axes = parsed_axes("tp=1:2:4,pp=1:2:3:4,vpp,zero,micro_batch,recompute")
+    overrides: dict[str, object] = {"training.global_batch": 8}
+    scenario = files.load(SMALL, overrides | {"layout.tp": 2}, checks=[problems])
     ours = {
-        (each.tp, each.pp, each.vpp, each.micro_batch, each.zero, each.recompute)
-        for each in candidates(scenario, axes)
+        (each.tp, each.pp, each.vpp, each.micro_batch)
+        for each in candidates(scenario, parsed_axes("tp,pp,vpp,micro_batch"))
         if not isinstance(legal(scenario, each), str)
     }
-    assert ours == {each for each in brute_force(overrides, [1, 2, 3, 4]) if each[0] != 3}
+    theirs = brute_force(overrides)
+    assert len(theirs) > 10
+    assert {each for each in ours if each[0] <= 4 and each[3] <= 3} == theirs
 
 
 def test_the_optimum_and_the_proven_places_are_those_of_exhaustive_play(small: Scenario):
@@ -115,8 +108,8 @@ def test_a_stopped_search_tells_the_gap_that_is_left(small: Scenario):
 
 def test_what_is_played_alike_is_played_once(small: Scenario):
     # Without replicas ZeRO-0, 1 and 2 shard nothing.
-    found = found_over(small, "tp=2:4,pp=8:4,zero=0:1:2")
-    assert found.candidates - found.legal == found.duplicates
+    found = found_over(small, "tp=2:4,pp=4,zero=0:1:2")
+    assert (found.candidates, found.legal, found.duplicates) == (6, 4, 2)
     keys = []
     for zero in (0, 1, 2):
         choice = next(iter(candidates(small, parsed_axes(f"tp=4,pp=4,zero={zero}"))))
