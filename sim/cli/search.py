@@ -166,6 +166,9 @@ def _save(scenario: Scenario, best: Played, path: Path) -> None:
     made = legal(scenario, best.choice)
     assert not isinstance(made, str), "what was played is legal"
     values = {key: value for key, value in dump(made).items() if value is not None and key != "variant"}
+    if made.model.experts is None:
+        # A dense model's file may not speak of experts.
+        del values["training"]["moe"]
     text = f"# What does a step of {scenario.title} cost in the best layout that `sim search` found?\n"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
