@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test lint fidelity bench hta clean
+.PHONY: demo test lint fidelity bench bound hta clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ lint: $(VENV)/.ready-dev
 
 fidelity: $(VENV)/.ready-dev
 	DRAWS=5000 $(VENV)/bin/pytest --quiet tests/test_fidelity.py
+
+bound: $(VENV)/.ready-dev
+	BOUND_DRAWS=5000 $(VENV)/bin/pytest --quiet --numprocesses auto tests/study/test_bound.py
 
 bench: $(VENV)/.ready-dev
 	$(VENV)/bin/pytest --quiet --benchmark-enable -p no:randomly tests/benchmarks

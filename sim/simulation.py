@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sim.cost.host import HostCosts
+from sim.cost.pace import slowed
 from sim.engine.play import play
 from sim.engine.timeline import Timeline
 from sim.program.balance import resolved
@@ -73,17 +74,20 @@ def run(scenario: Scenario, fidelity: Fidelity = "fused") -> Simulation:
     return Simulation(scenario, fabric, timeline, summarise(timeline, scenario, own_version()))
 
 
-def played(program: Program, scenario: Scenario) -> Timeline:
-    """What happens when the program of `scenario` runs on its GPUs, and is issued by its stack's host."""
+def played(program: Program, scenario: Scenario, *, alone: bool = False) -> Timeline:
+    """What happens when the program of `scenario` runs on its GPUs, and is issued by its stack's host. `alone`: if no
+    flow shared links with another, and none slowed down a kernel."""
     training, host = scenario.training, scenario.stack.host
     costs = HostCosts(host.kernel_s, host.collective_s, host.graph_s if training.cuda_graphs else None)
+    pace = pace_of(scenario.stack, scenario.gpu)
     return play(
         program,
-        scenario.gpu,
-        pace=pace_of(scenario.stack, scenario.gpu),
+        slowed(scenario.gpu, pace),
+        pace=pace,
         num_gpus=num_ranks(scenario.layout),
-        slows_compute=training.overlap.compute_slowdown,
+        slows_compute=training.overlap.compute_slowdown and not alone,
         host=costs,
+        shares_links=not alone,
     )
 
 

@@ -12,6 +12,7 @@ from sim.cli import (
     compare,
     listing,
     longrun,
+    placement,
     plan,
     profile,
     report,
@@ -19,9 +20,11 @@ from sim.cli import (
     run,
     schedule,
     schema,
+    search,
     show,
     sweep,
     validate,
+    whatif,
 )
 from sim.cli.group import Command, Group, epilog
 
@@ -41,6 +44,9 @@ for name, module in (
     ("compare", compare),
     ("sweep", sweep),
     ("report", report),
+    ("search", search),
+    ("whatif", whatif),
+    ("placement", placement),
     ("show", show),
     ("list", listing),
     ("plan", plan),

@@ -32,7 +32,10 @@ class Progress:
     def advance(self, label: str) -> None:
         """One more is done: what it was."""
         self.done += 1
-        line = f"{self.done}/{self.total} {self._eta()}{label}"
+        self.show(f"{self.done}/{self.total} {self._eta()}{label}")
+
+    def show(self, line: str) -> None:
+        """Where things stand, for what has no count."""
         self._write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}" if self._is_terminal else f"{line}\n")
 
     def _eta(self) -> str:

@@ -39,6 +39,12 @@ def _factor(kernel: Kernel, pace: Pace) -> float:
             return 1.0
 
 
+def slowed(gpu: Gpu, pace: Pace) -> Gpu:
+    """The GPU with the slowdown by communication that the stack's steps show."""
+    factors = {name: 1.0 + pace.slowdown * (factor - 1.0) for name, factor in gpu.slowdown.model_dump().items()}
+    return gpu.model_copy(update={"slowdown": gpu.slowdown.model_copy(update=factors)})
+
+
 def straggling(pace: Pace, num_gpus: int) -> float:
     """Factor on the time of all kernels of a step on `num_gpus`.
 

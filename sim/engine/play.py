@@ -41,12 +41,14 @@ def play(
     num_gpus: int = 1,
     slows_compute: bool = True,
     host: HostCosts | None = None,
+    shares_links: bool = True,
 ) -> Timeline:
     """Play the step.
 
     pace, num_gpus: how kernels run in it, and how many GPUs wait for the slowest.
     slows_compute: whether kernels slow down while communication runs beside them.  host: what issuing work costs; None
-    where it is free.
+    where it is free.  shares_links: whether flows share links; else each moves as if it were alone, which no operation
+    can beat.
 
     Raises SimError, with who waits for whom, when operations wait for each other in a circle.
     """
@@ -55,10 +57,8 @@ def play(
         tuple(late * paced_s(kernel, gpu, pace) for kernel in payload.kernels) if isinstance(payload, Compute) else ()
         for payload in program.payloads
     )
-    slows = np.ones(len(program.payloads))
-    if slows_compute:
-        slows += pace.slowdown * np.array([slows_by(payload, gpu) - 1.0 for payload in program.payloads])
-    rivals_of = rivals(program.flows)
+    slows = np.array([slows_by(payload, gpu) if slows_compute else 1.0 for payload in program.payloads])
+    rivals_of: list[tuple[int, ...]] = rivals(program.flows) if shares_links else [()] * len(program.flows)
     costs = costs_of(program, np.array([sum(times) for times in kernel_s]), rivals_of)
     release_s = releases(program, kernel_s, costs.alone_s, host)
     if program.fidelity == "fused" and not program.is_irregular:

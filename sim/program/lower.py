@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ from sim.program.stage import (
 )
 from sim.program.table import (
     RELEASES,
+    SCHEDULES,
     Action,
     Cell,
     Kind,
@@ -70,8 +72,17 @@ def schedule_table(scenario: Scenario) -> Table:
     schedule = schedule_of(layout.schedule)
     if isinstance(schedule, AutomaticZeroBubble):
         schedule = schedule.fitted(rank_costs(scenario))
-    table = schedule.table(layout.pp, layout.vpp, num_microbatches(scenario))
+    numbers = (layout.pp, layout.vpp, num_microbatches(scenario))
+    # A schedule that is made for the scenario is asked for once in a while only.
+    is_shared = layout.schedule in list(SCHEDULES) and not isinstance(schedule, AutomaticZeroBubble)
+    table = _table(layout.schedule, *numbers) if is_shared else schedule.table(*numbers)
     return paired(table) if scenario.training.overlap.expert else table
+
+
+@lru_cache(maxsize=4)
+def _table(schedule: str, p: int, v: int, m: int) -> Table:
+    """Of a registered schedule; kept, as checks, memory and lowering of many layouts of a pipeline ask for the same."""
+    return SCHEDULES[schedule].table(p, v, m)
 
 
 def stages_of_rank(layout: Layout, pp_rank: int) -> tuple[int, ...]:

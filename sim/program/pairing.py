@@ -68,6 +68,7 @@ def side_by_side(forward: Block, backward: Block) -> Block:
         sends.append(None if send is None else len(operations))
         if send is not None:
             before = [place[id(side), other] for other in side.operations[send].after]
+            place[id(side), send] = len(operations)
             operations.append(Operation(side.operations[send].payload, tuple(sorted({*before, last}))))
 
     def placed(side: Block, indices: tuple[int, ...]) -> tuple[int, ...]:

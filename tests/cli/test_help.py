@@ -19,6 +19,7 @@ from sim.cli import (
     compare,
     listing,
     longrun,
+    placement,
     plan,
     profile,
     report,
@@ -26,9 +27,11 @@ from sim.cli import (
     run,
     schedule,
     schema,
+    search,
     show,
     sweep,
     validate,
+    whatif,
 )
 
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -36,6 +39,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compare": compare.EXAMPLES,
     "sweep": sweep.EXAMPLES,
     "report": report.EXAMPLES,
+    "search": search.EXAMPLES,
+    "whatif": whatif.EXAMPLES,
+    "placement": placement.EXAMPLES,
     "show": show.EXAMPLES,
     "list": listing.EXAMPLES,
     "plan": plan.EXAMPLES,

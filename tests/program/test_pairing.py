@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -73,6 +74,13 @@ def test_both_sides_send_after_the_last_kernel_of_the_pair() -> None:
     last = order(pair).index("F1")
     assert [pair.operations[send].payload.label for send in pair.sends if send is not None] == ["pp_forward send"] * 2
     assert all(last in pair.operations[send].after for send in pair.sends if send is not None)
+
+
+def test_the_next_pass_waits_for_what_both_sides_send_where_sends_are_waited_for() -> None:
+    forward, backward = block("F0", "x", "F1"), block("B0", "x", "B1")
+    sides = [replace(side, tail=(side.sends[0],)) for side in (forward, backward) if side.sends[0] is not None]
+    pair = side_by_side(*sides)
+    assert pair.tail == pair.sends
 
 
 @pytest.mark.parametrize(
