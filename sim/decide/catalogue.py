@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Annotated
 from pydantic import Field
 
 import sim
+from sim.spec.expenses import price_list
 from sim.spec.mistakes import validated
 from sim.spec.quantity import Spec
 from sim.spec.source import read
 
 FOLDER = Path(sim.__file__).resolve().parent / "catalog" / "mixes"
 MIXES = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
-PRICES = FOLDER.parent / "prices.csv"
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -52,18 +51,12 @@ def mix(name: str) -> Mix:
     return validated(Mix, read(FOLDER / f"{name}.yaml"), "")
 
 
-@cache
 def prices() -> dict[str, dict[str, float | str]]:
     """Prices of a GPU-hour by name: dollars, date and source."""
-    with PRICES.open(encoding="utf-8", newline="") as file:
-        return {
-            row["name"]: {
-                "usd_per_gpu_hour": float(row["usd_per_gpu_hour"]),
-                "date": row["date"],
-                "source": row["source"],
-            }
-            for row in csv.DictReader(file)
-        }
+    return {
+        name: {"usd_per_gpu_hour": price.usd_per_gpu_hour, "date": price.date, "source": price.source}
+        for name, price in price_list().prices.items()
+    }
 
 
 def out_of_range(shares: dict[str, float], usual: Mix) -> list[OutOfRange]:

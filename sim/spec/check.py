@@ -27,6 +27,7 @@ from sim.spec.layout import (
     replicas,
 )
 from sim.spec.model import Experts, Model
+from sim.spec.moe import Moe
 from sim.spec.scenario import Scenario, family
 from sim.spec.topology import FABRICS, Fabric, FabricSpec, Ints
 
@@ -157,7 +158,7 @@ def _experts(scenario: Scenario) -> Mistakes:
 def _expert_loads(scenario: Scenario) -> Mistakes:
     moe, experts = scenario.training.moe, scenario.model.experts
     if experts is None:
-        if moe.model_fields_set:
+        if moe != Moe():
             yield "training.moe", f"needs a model with experts, {scenario.model.name} has none"
         return
     if isinstance(moe.load, tuple):

@@ -10,15 +10,17 @@ from pydantic import Field, field_validator, model_validator
 
 import sim
 from sim.registry import unknown
+from sim.spec import run_cost
+from sim.spec.find import find, names
 from sim.spec.mistakes import validated
 from sim.spec.quantity import Spec
-from sim.spec.source import read
+from sim.spec.source import Node, read
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pue = Annotated[float, Field(ge=1, le=3)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-PRICES = Path(sim.__file__).resolve().parent / "catalog" / "prices.yaml"
+ELECTRICITY = Path(sim.__file__).resolve().parent / "catalog" / "electricity.yaml"
 
 
 class Price(Spec):
@@ -32,7 +34,7 @@ class Price(Spec):
 class ListedPrice(Price):
     """A price of the catalogue. gpus: for which it is taken where a scenario names none."""
 
-    gpus: Annotated[tuple[str, ...], Field(strict=False)]
+    gpus: tuple[str, ...]
 
 
 class Electricity(Spec):
@@ -58,10 +60,24 @@ class PriceList(Spec):
         return self
 
 
+def _named(tree: Node, name: str) -> Node:
+    """An entry with the name of its file."""
+    assert isinstance(tree.value, dict)
+    return Node(tree.value | {"name": Node(name, tree.place)}, tree.place)
+
+
 @lru_cache(maxsize=1)
 def price_list() -> PriceList:
-    """The prices that ship with the simulator."""
-    return validated(PriceList, read(PRICES), "")
+    """The prices and the electricity that ship with the simulator."""
+    prices = {}
+    for name in names("prices"):
+        tree = read(find("prices", name))
+        entry = validated(run_cost.Price, _named(tree, name), "")
+        source = entry.sources["usd_per_gpu_hour"]
+        prices[name] = ListedPrice(
+            usd_per_gpu_hour=entry.usd_per_gpu_hour, date=entry.date, source=source, gpus=entry.gpus
+        )
+    return PriceList(prices=prices, electricity=validated(Electricity, read(ELECTRICITY), ""))
 
 
 class Cost(Spec):

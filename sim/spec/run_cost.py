@@ -13,11 +13,13 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 
 class Price(Sourced):
-    """A rent, as somebody published it. date: until when, or when, it was seen."""
+    """A rent, as somebody published it. date: until when, or when, it was seen.  gpus: for which it is taken where a
+    scenario names none."""
 
     title: str
     date: str
     usd_per_gpu_hour: NotNegative
+    gpus: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
 class Power(Sourced):

@@ -17,7 +17,7 @@ gpu: h100-sxm
 topology: {use: single-node-h100, gpus_per_node: 4}
 law: epoch
 budget: {flop: 1e18}
-price: h100-lambda
+price: lambda-h100
 deployment: {tokens: 1e10, prompt_share: 0.5}
 training: {seq_len: 1024, global_batch: 16}
 data: {sources: {web: {tokens: 1e9}}}

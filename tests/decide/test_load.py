@@ -32,7 +32,7 @@ from sim.spec.find import names
             "price: {usd_per_gpu_hour: 2.0, date: 2026-01, source: a test}",
             "price: cheap",
             8,
-            ["unknown price", "h100-lambda"],
+            ["unknown price", "lambda-h100"],
         ),
         ("prompt_share: 0.25", "prompt_share: 1.25", 9, ["deployment.prompt_share", "allowed <= 1"]),
         ("zero: 2}", "zero: 5}", 12, ["layouts.named.zero", "allowed 0, 1, 2 or 3"]),
