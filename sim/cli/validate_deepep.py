@@ -34,8 +34,8 @@ def command(
 ) -> None:
     """Errors for DeepEP's dispatch and combine.
 
-    Dispatch sends fp8, combine 16 bits; calls with tokens of 1 MB and more. Each call has the network to itself. Errors in %: of each row, the mean (MAPE), the median and the 90th percentile;
-    bias is that of the sum.
+    Dispatch sends fp8, combine 16 bits; calls with tokens of 1 MB and more, each with the network to itself. Errors in
+    %: of each row, the mean (MAPE), the median and the 90th percentile; bias is that of the sum.
     """
     from sim.calibrate.deepep import validate_deepep  # noqa: PLC0415 - see sim.cli.run
 

@@ -90,7 +90,7 @@ def vtrain_command(
     cache: CacheOption = None,
     fresh: FreshOption = False,
 ) -> None:
-    """Errors for vTrain's table of Megatron-DeepSpeed steps.
+    """Errors for vTrain's tables.
 
     Its rows of several nodes are measured; those of one node are composed from layer timings.
     """
