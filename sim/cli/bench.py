@@ -33,7 +33,7 @@ def command(
         typer.Option("--report", metavar="DIR", help="Draw cost against GPUs, micro-batches, stages and layers here."),
     ] = None,
 ) -> None:
-    """Time the simulator beside a bare heapq loop and a bare SimPy loop.
+    """Time the simulator beside bare heapq and SimPy.
 
     Times are medians of wall time; ratios to heapq are of operations/s.
     """

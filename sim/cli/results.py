@@ -44,7 +44,7 @@ def list_results(
     top: Annotated[int | None, typer.Option("--top", metavar="N", min=1, help="Only the first N.")] = None,
     store: StoreOption = None,
 ) -> None:
-    """List results: those with the most tokens per second and GPU first, then those that failed."""
+    """List results, the fastest for a GPU first."""
     from sim.study.play import unpacked  # noqa: PLC0415 - see sim.cli.run
     from sim.study.stored import selected  # noqa: PLC0415 - see sim.cli.run
 
