@@ -54,7 +54,7 @@ class Parts:
     """Where a step that was played at no pace went, s, and what was measured.
 
     gemm to memory: kernels that run once.  recompute, waiting: go with the mix of those.  slower: added by
-    communication beside.  rest: everything else.
+    communication beside, by a factor of `beside` while it runs.  rest: everything else.
     """
 
     case_id: str
@@ -71,6 +71,7 @@ class Parts:
     recompute_s: float
     waiting_s: float
     slower_s: float
+    beside: float
     rest_s: float
 
     @property
@@ -81,12 +82,15 @@ class Parts:
 
 
 def parts_of(case: Case, played: Played) -> Parts | None:
-    """Parts of a row; None for what cannot be compared. The head's kernels are shared out as its product and the rest
-    by their FLOPs; products of experts by theirs."""
+    """Parts of a row; None for what cannot be compared. Products of experts are told from others by their FLOPs, and
+    the head's product from its loss."""
     if case.scenario is None or case.measured_s is None or played.error:
         return None
     scenario, given = case.scenario, played.breakdown_s
-    experts = _expert_share(scenario) * given.get("gemm", 0.0)
+    products = given.get("gemm", 0.0)
+    experts = _share(scenario, "experts") * products
+    # The head runs on the last pipeline rank alone, as its time in the mean over ranks does.
+    head = min(_share(scenario, "head") * products, given.get("head", 0.0))
     known = {"gemm", "attention", "head", "recompute", "compute_slowdown", *MIXED, *WAITING}
     return Parts(
         case_id=case.run.case_id,
@@ -96,24 +100,28 @@ def parts_of(case: Case, played: Played) -> Parts | None:
         architecture=scenario.gpu.architecture,
         measured_s=case.measured_s,
         doublings=math.log2(max(num_ranks(scenario.layout) / NODE_GPUS, 1.0)),
-        gemm_s=given.get("gemm", 0.0) - experts,
+        gemm_s=products - experts + head,
         experts_s=experts,
         attention_s=given.get("attention", 0.0),
-        memory_s=sum(given.get(name, 0.0) for name in (*MIXED, "head")),
+        memory_s=sum(given.get(name, 0.0) for name in (*MIXED, "head")) - head,
         recompute_s=given.get("recompute", 0.0),
         waiting_s=sum(given.get(name, 0.0) for name in WAITING),
         slower_s=given.get("compute_slowdown", 0.0),
+        beside=scenario.gpu.slowdown.collective,
         rest_s=sum(seconds for name, seconds in given.items() if name not in known),
     )
 
 
-def _expert_share(scenario: Scenario) -> float:
-    """Of the FLOPs of the layers' products, those of experts."""
-    if scenario.model.experts is None:
-        return 0.0
+def _share(scenario: Scenario, term: str) -> float:
+    """FLOPs of a term over those of the layers' products."""
     flop = forward_flop_by_term(scenario.model, scenario.training.seq_len)
-    products = {name: value for name, value in flop.items() if name not in ("attention_scores", "head")}
-    return float(products.get("experts", 0.0) / sum(products.values()))
+    products = sum(value for name, value in flop.items() if name not in ("attention_scores", "head"))
+    return float(flop.get(term, 0.0) / products)
+
+
+def _lost(factor: float) -> float:
+    """Of the time that communication runs beside kernels, what they lose when they take `factor` times as long."""
+    return 1.0 - 1.0 / factor
 
 
 def predicted_s(values: Mapping[str, float], rows: Sequence[Parts]) -> Floats:
@@ -129,7 +137,7 @@ def predicted_s(values: Mapping[str, float], rows: Sequence[Parts]) -> Floats:
         )
         mix = paced / alone if alone > 0 else 1.0
         late = 1.0 + values["straggler"] * row.doublings
-        slower = values["slowdown"] * row.slower_s
+        slower = row.slower_s * _lost(1.0 + values["slowdown"] * (row.beside - 1.0)) / _lost(row.beside)
         found.append(late * (paced + mix * (row.recompute_s + row.waiting_s) + slower) + row.rest_s)
     return np.array(found)
 
