@@ -10,6 +10,9 @@ import pytest
 from sim.simulation import load
 from sim.spec.scenario import Scenario
 
+collect_ignore = ["hta"]
+"""Runs in an environment of its own (`make hta`)."""
+
 SMALL = Path(__file__).parent / "small.yaml"
 Make = Callable[..., Scenario]
 

@@ -107,9 +107,9 @@ for name in KINDS:
     app.command(name, cls=Command, epilog=epilog(EXAMPLES[name]))(command_of(name))
 app.command("collectives", cls=Command, epilog=epilog(EXAMPLES["collectives"]))(validate_collectives.command)
 app.command("deepep", cls=Command, epilog=epilog(EXAMPLES["deepep"]))(validate_deepep.command)
+app.command("longrun", cls=Command, epilog=epilog(EXAMPLES["longrun"]))(validate_longrun.command)
 app.command("runs", cls=Command, epilog=epilog(EXAMPLES["runs"]))(validate_runs.runs_command)
 app.command("vtrain", cls=Command, epilog=epilog(EXAMPLES["vtrain"]))(validate_runs.vtrain_command)
-app.command("longrun", cls=Command, epilog=epilog(EXAMPLES["longrun"]))(validate_longrun.command)
 
 
 def _validations(kind_name: str, files: Sequence[Path], gpu: str | None) -> list[Validation]:

@@ -175,7 +175,7 @@ def _started(run: PassBuilder, exchange: Exchange) -> int:
 def _exchange_gradient(run: PassBuilder, exchange: Exchange) -> None:
     """The exchange of gradients, where there is one, waited for."""
     if exchange.backward is not None:
-        run.wait(_started(run, exchange))
+        run.exchange(exchange.backward_call(exchange.backward))
 
 
 def _gradients(piece: Linear | Pointwise, *, is_split: bool) -> Iterator[Kernel]:

@@ -147,7 +147,8 @@ class Result:
             "by_stage": [dataclasses.asdict(stage) for stage in self.memory],
         }
         values["link_use"] = {tier: dataclasses.asdict(use) for tier, use in self.link_use.items()}
-        values["spending"] = dataclasses.asdict(self.spending)
+        rates = {name: getattr(self, name) for name in ("usd_per_token", "tokens_per_j")}
+        values["spending"] = dataclasses.asdict(self.spending) | rates
         for name in ("breakdown_s_by_rank", "pp_rank_of", "num_ranks_of"):
             values[name] = {str(rank): value for rank, value in values[name].items()}
         return values

@@ -61,7 +61,8 @@ def _line(row: Row, fields: _Fields) -> dict[str, Any]:
 def answers(result: Mapping[str, Any]) -> dict[str, Any]:
     """The single values of a result (`Result.to_dict`), by column."""
     memory = result["memory"]
-    found = {name: result[name] for name in SCALARS if name in result}
+    spending = result["spending"]
+    found = {name: value for name in SCALARS if (value := result.get(name, spending.get(name))) is not None}
     found |= {"peak_bytes": memory["peak_bytes"], "fits": memory["fits"], "num_gpus": result["num_gpus"]}
     found |= {f"exposed_{kind}_s": value for kind, value in result["exposed_s_by_kind"].items()}
     found["capacity_bytes"] = memory["capacity_bytes"]

@@ -98,8 +98,8 @@ def stage_layers(num_layers: int, stages: int) -> list[int] | dict[str, int] | N
     """Layers of each virtual stage where they do not divide evenly: embedding and head count as a layer each where
     that divides, else the head alone, else the first stages have one more. None where they divide.
 
-    >>> stage_layers(8, 4), stage_layers(126, 64), stage_layers(15, 4), stage_layers(10, 4)
-    (None, {'first': 1, 'last': 1}, [4, 4, 4, 3], [3, 3, 2, 2])
+    >>> stage_layers(8, 4), stage_layers(126, 64), stage_layers(15, 4), stage_layers(9, 4)
+    (None, {'first': 1, 'last': 1}, [4, 4, 4, 3], [3, 2, 2, 2])
     """
     whole, rest = divmod(num_layers, stages)
     if rest == 0:

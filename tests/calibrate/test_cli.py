@@ -49,7 +49,7 @@ def gemms(tmp_path: Path) -> Path:
 
 def test_every_kind_has_a_command() -> None:
     assert list(validate.KINDS) == sorted(KINDS, key=list(validate.KINDS).index)
-    assert {command.name for command in validate.app.registered_commands} == {*KINDS, "collectives", "runs", "vtrain"}
+    assert {command.name for command in validate.app.registered_commands} == set(validate.EXAMPLES)
 
 
 def test_a_file_is_validated_on_the_gpu_that_its_name_says(invoke, gemms: Path) -> None:

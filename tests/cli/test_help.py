@@ -15,6 +15,7 @@ from sim.cli import (
     bench_longrun,
     calibrate,
     calibrate_collectives,
+    calibrate_step,
     collective,
     compare,
     listing,
@@ -56,6 +57,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     **{f"validate {kind}": examples for kind, examples in validate.EXAMPLES.items()},
     "calibrate gpu": calibrate.EXAMPLES,
     "calibrate collectives": calibrate_collectives.EXAMPLES,
+    "calibrate step": calibrate_step.EXAMPLES,
 }
 """Examples of each command."""
 HEAVY = ["numpy", "pandas", "matplotlib", "networkx", "pydantic", "yaml", "simpy", "jinja2", "rich"]

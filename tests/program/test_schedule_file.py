@@ -30,7 +30,13 @@ def written(path: Path, table: Table) -> str:
 )
 def test_a_file_with_the_table_of_a_schedule_is_that_schedule(small: Make, tmp_path: Path, name: str, v: int) -> None:
     table = SCHEDULES[name].table(2, v, 4)
-    changes = {"layout.pp": 2, "layout.vpp": v, "layout.dp": 8, "layout.schedule": name}
+    changes = {
+        "layout.pp": 2,
+        "layout.vpp": v,
+        "layout.dp": 8,
+        "layout.schedule": name,
+        "training.overlap.pipeline": True,
+    }
     own = changes | {"layout.schedule": written(tmp_path / "own.csv", table)}
     expected, found = simulate(small(changes)), simulate(small(own))
     assert found.step_time_s == expected.step_time_s

@@ -10,7 +10,8 @@ import pytest
 from sim.errors import SimError
 from sim.report.points import point_of, ranked, read_points, told_apart, varied
 from sim.simulation import load_points
-from sim.study.sweep import sweep, write_csv
+from sim.study.sweep import plan, sweep
+from sim.study.table import answers, table, write
 
 SWEEP = """\
 # Which split is fastest?
@@ -37,8 +38,8 @@ def csv_file(tmp_path_factory):
     base = json.dumps(str(Path("tests/small.yaml").resolve()))
     file.write_text(SWEEP.format(base=base))
     points = load_points(file)
-    with (folder / "sweep.csv").open("w", encoding="utf-8", newline="") as table:
-        rows = list(write_csv(sweep(points), list(points[0].values), table))
+    rows = sorted(sweep(plan(points)), key=lambda row: row.index)
+    write(table(rows, list(points[0].values)), folder / "sweep.csv")
     assert [row.result is None for row in rows] == [False] * 4 + [True] * 2
     return folder / "sweep.csv", rows
 
@@ -65,9 +66,10 @@ def test_a_point_from_a_sweep_has_the_numbers_of_the_result(csv_file):
     for point, row in zip(points, played, strict=True):
         assert point.settings["layout.tp"] == row.values["layout.tp"]
         assert point.settings["num_gpus"] == 16
-        assert point.answers["step_time_s"] == row.result.step_time_s
-        assert point.answers["usd_per_token"] == row.result.usd_per_token
-        assert point.fits is row.result.fits
+        found = answers(row.result)
+        assert point.answers["step_time_s"] == found["step_time_s"]
+        assert point.answers["usd_per_token"] == found["usd_per_token"]
+        assert point.fits is found["fits"]
     assert points[0].name == "tp=1 micro_batch=1"
 
 

@@ -77,6 +77,7 @@ def test_terms_of_a_dense_layer_by_hand():
         "experts": 0,
         "shared": 0,
         "head": 2 * 32000 * 4096,
+        "mtp_projection": 0,
     }
 
 

@@ -32,7 +32,7 @@ def test_a_row_that_states_all_assumes_nothing(case_with: CaseWith):
     [
         ("Megatron-LM (2021-04)", "2021", "megatron-2021"),
         ("Megatron-LM of somebody", "2023", "megatron-2022-selective"),
-        ("Megatron-LM dev", "2026", "megatron-core"),
+        ("Megatron-LM dev", "2026", "megatron-lm"),
         ("Megatron-Bridge/NeMo 27.01", "2027", "megatron-core"),
         ("Composer/PyTorch FSDP", "2023", "fsdp"),
         ("torchtitan 2026-01", "2026", "torchtitan"),
@@ -103,7 +103,7 @@ def test_what_cannot_be_simulated_has_a_reason(case_with: CaseWith, cells: dict[
         ({"precision": ""}, "bf16 (number format not stated)"),
         ({"shard": ""}, "ZeRO-1 (not stated)"),
         ({"sequence_parallel": ""}, "sequence parallelism on (not stated)"),
-        ({"shard": "zero1 over 2 ranks"}, "sharded over all 4 ranks of data parallelism, not over 2"),
+        ({"shard": "zero1 over 1 ranks"}, "sharded over all 4 ranks of data parallelism, not over 1"),
         ({"schedule": "DualPipe"}, "1F1B for DualPipe"),
         ({"gpu": "h100-of-somebody"}, "GPU h100-of-somebody is taken as h100-sxm"),
         ({"recompute": ""}, "recompute none (not stated; the least that fits in memory)"),

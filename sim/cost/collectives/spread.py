@@ -56,7 +56,7 @@ def reached(spread: Spread, share: float, num_parts: int) -> float:
     are counted without the limit.
 
     >>> round(reached(Spread((0.125,) * 8, top_k=8, num_experts=256), 1 / 8, 8), 4)
-    0.6633
+    0.6618
     """
     size, top_k, groups, limit = spread.num_experts, spread.top_k, spread.num_groups, spread.group_limit
     if groups % num_parts and num_parts % groups:
