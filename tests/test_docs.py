@@ -225,6 +225,7 @@ def result_keys() -> set[str]:
     found |= {f"memory.by_stage[].{field.name}" for field in dataclasses.fields(StageMemory)}
     found |= {f"spending.{field.name}" for field in dataclasses.fields(Spending)}
     found |= {f"spending.run.{field.name}" for field in dataclasses.fields(RunSpending)}
+    found |= {"spending.usd_per_token", "spending.tokens_per_j"}
     return found | {f"link_use.TIER.{field.name}" for field in dataclasses.fields(TierUse)}
 
 
