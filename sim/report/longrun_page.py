@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from sim.longrun.grid import Trial
 from sim.longrun.run import play
 from sim.longrun.summary import Summary
 from sim.report.figures.style import picture
+from sim.report.html import template
 from sim.report.longrun import content, sections
 from sim.report.longrun_figures import drawings
 from sim.report.page import inline
@@ -34,15 +34,8 @@ def write_longrun(found: Summary, trials: Sequence[Trial], folder: Path) -> Path
         pictures.append((title, inline(name, drawn.svg)))
     text = json.dumps(content(found, trials), indent=2, allow_nan=False)
     (folder / "result.json").write_text(text + "\n", encoding="utf-8", newline="\n")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sim.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     page = folder / "index.html"
-    html = environment.get_template("longrun.html").render(
+    html = template("longrun.html").render(
         title=found.plan.file.name,
         pictures=pictures,
         sections=sections(found, trials),

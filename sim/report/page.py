@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
 from sim import units
@@ -20,6 +19,7 @@ from sim.program.memory import verdict
 from sim.report.answer import answer
 from sim.report.figures import FIGURES
 from sim.report.figures.style import FAINT, INK, PAPER, Picture, render
+from sim.report.html import template
 from sim.report.spent import energy_rows
 from sim.report.tables import (
     breakdown_rows,
@@ -116,18 +116,11 @@ def summary_csv(results: Sequence[Result]) -> str:
 
 
 def _html(ranked: Sequence[Simulation], given: Sequence[Result], pictures: dict[str, Picture], title: str) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sim.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     best = ranked[0].result
     rows = comparison_rows([simulation.result for simulation in ranked])
     columns = columns_for(rows)
     names = short_names([simulation.result for simulation in ranked])
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         title=title,
         answer=answer(given),
         best=best,

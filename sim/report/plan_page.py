@@ -8,12 +8,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from sim.decide.answer import Answer, Grid
 from sim.decide.planner import Decided
 from sim.decide.wording import said
 from sim.report.figures.style import picture
+from sim.report.html import template
 from sim.report.page import inline
 from sim.report.plan_figures import FIGURES
 
@@ -65,14 +64,7 @@ def grid_csv(grid: Grid) -> str:
 
 
 def _html(decided: Decided, drawn: dict[int, list[tuple[str, str, str]]]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sim.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template(TEMPLATE).render(
+    return template(TEMPLATE).render(
         title=decided.planned.plan.name,
         summary=decided.summary,
         answers=[(answer, [_cells(grid) for grid in answer.grids], _moves(answer)) for answer in decided.answers],

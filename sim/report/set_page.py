@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import jinja2
-
 from sim import units
 from sim.errors import SimError
 from sim.registry import unknown
 from sim.report.figures import FIGURES
 from sim.report.figures.style import Picture, picture, render
+from sim.report.html import template
 from sim.report.page import inline
 from sim.report.points import Point, ranked, told_apart, varied
 from sim.report.sets import SET_FIGURES
@@ -73,16 +72,9 @@ def write_set_report(
         (figures / f"{name}.svg").write_text(drawn.svg, encoding="utf-8", newline="\n")
         (figures / f"{name}.png").write_bytes(drawn.png)
     (folder / "points.csv").write_text(points_csv(order), encoding="utf-8", newline="\n")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sim.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     heads, rows = _table(ranked(points))
     page = folder / "index.html"
-    text = environment.get_template("set.html").render(
+    text = template("set.html").render(
         title=title,
         summary=summary(order),
         heads=heads,
